@@ -1,0 +1,172 @@
+"""When the camera process is started, opened, closed and killed: rules over time, without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from edge.camera.port import CameraState
+from edge.core.backoff import Backoff
+from edge.errors import CameraUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge.core.access_unit import StreamFormat
+
+SPAWN_TIMEOUT_S = 15.0
+"""Until a new process says Ready: a cold import from a slow SD card is most of it."""
+STOP_TIMEOUT_S = 2.0
+HEALTHY_S = 10.0
+"""A process that did its work for this long starts the back-off anew."""
+
+
+class Phase(StrEnum):
+    """What the process does. DOWN: there is none. IDLE: up and warm, the source is not open."""
+
+    DOWN = "down"
+    STARTING = "starting"
+    IDLE = "idle"
+    OPENING = "opening"
+    RUNNING = "running"
+    CLOSING = "closing"
+
+
+class Effect(StrEnum):
+    """What the owner of the process is to do."""
+
+    SPAWN = "spawn"
+    START = "start"
+    STOP = "stop"
+    KILL = "kill"
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Feed it what happened and do what `step` says. `draw`: uniform in [0, 1), for the back-off."""
+
+    open_timeout_s: float
+    stall_s: float
+    draw: Callable[[], float]
+    phase: Phase = Phase.DOWN
+    wanted: bool = False
+    format: StreamFormat | None = None
+    error: CameraUnavailable | None = None
+    restarts: int = 0
+    failures: int = 0
+    """How often the source said that it failed; the process lived on."""
+    _backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.25, cap_s=5.0))
+    _spawned: bool = False
+    _retry_s: float = 0.0
+    _deadline_s: float = 0.0
+    _late: str = ""
+    _unit_s: float = 0.0
+    _healthy_from_s: float | None = None
+
+    @property
+    def state(self) -> CameraState:
+        if self.phase is Phase.RUNNING:
+            return CameraState.RUNNING
+        if not self.wanted:
+            return CameraState.CLOSED
+        return CameraState.FAILED if self.error else CameraState.OPENING
+
+    @property
+    def due_s(self) -> float | None:
+        """When `step` has to be asked again if nothing happens; None: not at all."""
+        match self.phase:
+            case Phase.DOWN:
+                return self._retry_s
+            case Phase.IDLE:
+                return self._retry_s if self.wanted else None
+            case Phase.RUNNING:
+                return self._unit_s + self.stall_s
+            case _:
+                return self._deadline_s
+
+    def step(self, now_s: float) -> Effect | None:
+        """What to do now; ask again until it is None. After KILL the process counts as gone."""
+        match self.phase:
+            case Phase.DOWN if now_s >= self._retry_s:
+                self.restarts += self._spawned
+                self._spawned = True
+                return self._go(Phase.STARTING, Effect.SPAWN, now_s, SPAWN_TIMEOUT_S, "is not up")
+            case Phase.IDLE if self.wanted and now_s >= self._retry_s:
+                return self._go(Phase.OPENING, Effect.START, now_s, self.open_timeout_s, "did not open")
+            case Phase.RUNNING if not self.wanted:
+                self.format = None
+                return self._go(Phase.CLOSING, Effect.STOP, now_s, STOP_TIMEOUT_S, "did not close")
+            case Phase.RUNNING if now_s >= self._unit_s + self.stall_s:
+                return self._kill(f"the camera delivered no picture for {self.stall_s:g} s", now_s)
+            case Phase.STARTING | Phase.OPENING | Phase.CLOSING if now_s >= self._deadline_s:
+                return self._kill(self._late, now_s)
+        return None
+
+    def want(self, now_s: float, *, wanted: bool) -> None:
+        if wanted and not self.wanted:
+            self.hurry(now_s)
+        if not wanted:
+            self.error = None
+        self.wanted = wanted
+
+    def hurry(self, now_s: float) -> None:
+        """Somebody waits: try now what the back-off would have tried later."""
+        self._retry_s = min(self._retry_s, now_s)
+
+    def ready(self, now_s: float) -> None:
+        if self.phase is Phase.STARTING:
+            self.phase = Phase.IDLE
+            self._retry_s = now_s
+            self._healthy_from_s = now_s
+
+    def opened(self, stream_format: StreamFormat, now_s: float) -> None:
+        if self.phase is Phase.OPENING:
+            self.phase = Phase.RUNNING
+            self.format = stream_format
+            self.error = None
+            self._unit_s = now_s
+            if self._healthy_from_s is None:
+                self._healthy_from_s = now_s
+
+    def unit(self, now_s: float) -> bool:
+        """An access unit came. False: it is left over from before the camera was told to stop."""
+        self._unit_s = now_s
+        return self.phase is Phase.RUNNING
+
+    def failed(self, message: str, now_s: float) -> None:
+        """The source could not be opened, or broke."""
+        if self.phase in {Phase.OPENING, Phase.RUNNING}:
+            self.phase = Phase.IDLE
+            self.failures += 1
+            self._again(message, now_s)
+
+    def closed(self, now_s: float) -> None:
+        if self.phase is Phase.CLOSING:
+            self.phase = Phase.IDLE
+            self._retry_s = now_s
+
+    def lost(self, message: str, now_s: float) -> None:
+        """The process is gone."""
+        if self.phase is not Phase.DOWN:
+            self.phase = Phase.DOWN
+            self._again(message, now_s)
+
+    def _go(self, phase: Phase, effect: Effect, now_s: float, timeout_s: float, late: str) -> Effect:
+        self.phase = phase
+        self._deadline_s = now_s + timeout_s
+        self._late = f"the camera {late} within {timeout_s:g} s"
+        return effect
+
+    def _kill(self, message: str, now_s: float) -> Effect:
+        self.lost(message, now_s)
+        return Effect.KILL
+
+    def _again(self, message: str, now_s: float) -> None:
+        self.format = None
+        if self.wanted:
+            self.error = CameraUnavailable(message)
+        if self._healthy_from_s is not None and now_s - self._healthy_from_s >= HEALTHY_S:
+            self._backoff.reset()
+        self._healthy_from_s = None
+        self._retry_s = now_s + self._backoff.next_s(self.draw())

@@ -1,0 +1,5 @@
+"""What a Python backend imports to talk to cameras over MQTT."""
+
+from edge.client.camera_client import Camera, CameraClient
+
+__all__ = ["Camera", "CameraClient"]

@@ -1,0 +1,136 @@
+"""What a device sends by itself, kept for whoever reads it: bounded, and what does not fit is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from edge.contract.messages import CANDIDATES_LIMIT, CandidateBody, ClosedBody
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import AsyncIterator
+
+    from edge.contract.messages import Event
+
+# The candidates, and the mark of their end.
+_ITEMS_LIMIT = CANDIDATES_LIMIT + 1
+_SESSIONS_LIMIT = 256
+_EVENTS_LIMIT = 256
+
+
+class _Session:
+    """All that came for one session, from its start."""
+
+    def __init__(self) -> None:
+        self.items: list[CandidateBody | ClosedBody] = []
+        self.readers = 0
+        self.changed = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.items) and isinstance(self.items[-1], ClosedBody)
+
+
+class Sessions:
+    """Session messages of one device. A message may come before its reader, and before the answer.
+
+    Full: a session's candidates over the limit are dropped; of the sessions that nobody reads, the oldest goes.
+    """
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._counters = counters
+
+    def expect(self, session: str) -> None:
+        """Keep what comes for this session from now on."""
+        self._get(session)
+
+    def put(self, item: CandidateBody | ClosedBody) -> None:
+        session = self._sessions.get(item.session)
+        if session is None:
+            self._counters["unclaimed"] += 1
+            return
+        full = isinstance(item, CandidateBody) and len(session.items) >= _ITEMS_LIMIT
+        if full or session.closed:
+            self._counters["session_messages_dropped"] += 1
+            return
+        session.items.append(item)
+        session.changed.set()
+
+    async def read(self, name: str) -> AsyncIterator[CandidateBody | ClosedBody]:
+        """All messages of a session from its first, for any number of readers; ends behind `ClosedBody`."""
+        session = self._get(name)
+        session.readers += 1
+        try:
+            position = 0
+            while True:
+                for item in session.items[position:]:
+                    position += 1
+                    yield item
+                    if isinstance(item, ClosedBody):
+                        return
+                if position == len(session.items):
+                    session.changed.clear()
+                    await session.changed.wait()
+        finally:
+            session.readers -= 1
+
+    def _get(self, name: str) -> _Session:
+        session = self._sessions.get(name)
+        if session is None:
+            if len(self._sessions) >= _SESSIONS_LIMIT:
+                self._drop_oldest()
+            session = self._sessions[name] = _Session()
+        return session
+
+    def _drop_oldest(self) -> None:
+        for name, session in self._sessions.items():
+            if session.readers == 0:
+                del self._sessions[name]
+                self._counters["sessions_forgotten"] += not session.closed
+                return
+
+
+class EventFeed:
+    """One reader's events of one device, from the moment it was made. Full: the oldest goes."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._events: deque[Event] = deque()
+        self._changed = asyncio.Event()
+        self._counters = counters
+
+    def put(self, event: Event) -> None:
+        if len(self._events) >= _EVENTS_LIMIT:
+            self._events.popleft()
+            self._counters["events_dropped"] += 1
+        self._events.append(event)
+        self._changed.set()
+
+    def __aiter__(self) -> EventFeed:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            self._changed.clear()
+            await self._changed.wait()
+        return self._events.popleft()
+
+
+class Feeds:
+    """All readers of one device's events. A reader that is no longer referred to is gone by itself."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._feeds: WeakSet[EventFeed] = WeakSet()
+        self._counters = counters
+
+    def open(self) -> EventFeed:
+        feed = EventFeed(self._counters)
+        self._feeds.add(feed)
+        return feed
+
+    def put(self, event: Event) -> None:
+        for feed in self._feeds:
+            feed.put(event)

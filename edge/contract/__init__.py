@@ -1,0 +1,1 @@
+"""Messages on the wire, topics and codes: what the daemon, a backend and a browser rely on."""

@@ -1,0 +1,42 @@
+"""The MQTT topics of one device, and the check of a reply topic."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+DEVICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
+# Also AWS IoT's bound is kept: 256 bytes and 7 slashes, by two short levels under a checked prefix.
+TOPIC_PREFIX = r"^[A-Za-z0-9_-]{1,32}(/[A-Za-z0-9_-]{1,32}){0,3}$"
+_CLIENT_ID = re.compile(r"^[A-Za-z0-9_.:-]{1,64}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All topics of a device under a prefix."""
+
+    device: str
+    prefix: str = "edge/v1"
+
+    @property
+    def command(self) -> str:
+        return f"{self.prefix}/{self.device}/command"
+
+    @property
+    def status(self) -> str:
+        return f"{self.prefix}/{self.device}/status"
+
+    @property
+    def event(self) -> str:
+        return f"{self.prefix}/{self.device}/event"
+
+    def reply(self, client: str) -> str:
+        return f"{self.prefix}/{self.device}/reply/{client}"
+
+    def reply_client(self, topic: str) -> str | None:
+        """The client whose reply topic this is; None where it is not an allowed reply topic."""
+        prefix = self.reply("")
+        client = topic.removeprefix(prefix)
+        if not topic.startswith(prefix) or not _CLIENT_ID.match(client):
+            return None
+        return client

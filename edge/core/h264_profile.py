@@ -1,0 +1,86 @@
+"""H.264 profiles as SDP names them, and which offered one a stream may be sent under.
+
+Source: RFC 6184, 8.1 (profile-level-id, table 5) and 8.2.2 (level asymmetry).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Profile(StrEnum):
+    """The profiles that browsers name, by the sub-profile table of RFC 6184."""
+
+    CONSTRAINED_BASELINE = "constrained baseline"
+    BASELINE = "baseline"
+    MAIN = "main"
+    CONSTRAINED_HIGH = "constrained high"
+    HIGH = "high"
+
+
+# profile_idc, then mask and value of the profile-iop byte
+_TABLE = (
+    (0x42, 0x4F, 0x40, Profile.CONSTRAINED_BASELINE),
+    (0x4D, 0x8F, 0x80, Profile.CONSTRAINED_BASELINE),
+    (0x58, 0xCF, 0xC0, Profile.CONSTRAINED_BASELINE),
+    (0x42, 0x4F, 0x00, Profile.BASELINE),
+    (0x58, 0xCF, 0x80, Profile.BASELINE),
+    (0x4D, 0xAF, 0x00, Profile.MAIN),
+    (0x64, 0xFF, 0x0C, Profile.CONSTRAINED_HIGH),
+    (0x64, 0xFF, 0x00, Profile.HIGH),
+)
+
+# A stream of the key conforms to each profile of the value as well; the first is the truest name for it.
+_SENT_UNDER = {
+    Profile.CONSTRAINED_BASELINE: (Profile.CONSTRAINED_BASELINE, Profile.BASELINE),
+    Profile.BASELINE: (Profile.BASELINE,),
+    Profile.MAIN: (Profile.MAIN,),
+    Profile.CONSTRAINED_HIGH: (Profile.CONSTRAINED_HIGH, Profile.HIGH),
+    Profile.HIGH: (Profile.HIGH,),
+}
+
+_LEVEL_1B_FLAG = 0x10
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileLevel:
+    """One profile-level-id, read."""
+
+    text: str
+    profile: Profile
+    level_idc: int
+    """Ten times the level; 1b counts as 10.5 would, between 1 and 1.1."""
+
+    @property
+    def _rank(self) -> float:
+        iop = int(self.text[2:4], 16)
+        is_1b = self.level_idc == 9 or (self.level_idc == 11 and iop & _LEVEL_1B_FLAG and self.text[:2] != "64")
+        return 10.5 if is_1b else self.level_idc
+
+    def carries(self, stream: ProfileLevel) -> bool:
+        """Whether a receiver of this level may be sent a stream of that level."""
+        return self._rank >= stream._rank
+
+    def preference(self, stream: ProfileLevel) -> int | None:
+        """How true a name this is for the stream, 0 the truest; None where it would be a lie."""
+        names = _SENT_UNDER[stream.profile]
+        return names.index(self.profile) if self.profile in names else None
+
+    def at_level_of(self, stream: ProfileLevel) -> str:
+        """This profile as it was offered, with the stream's level: what the answer says."""
+        if self.profile == stream.profile and self.text[:2] == stream.text[:2]:
+            return stream.text
+        return self.text[:4] + stream.text[4:]
+
+
+def read_profile_level(text: str) -> ProfileLevel | None:
+    """Read six hex digits; None where they are not that, or name no profile of the table."""
+    try:
+        idc, iop, level_idc = bytes.fromhex(text)
+    except ValueError:
+        return None
+    for table_idc, mask, value, profile in _TABLE:
+        if idc == table_idc and iop & mask == value:
+            return ProfileLevel(text.lower(), profile, level_idc)
+    return None

@@ -1,0 +1,35 @@
+"""When the encoder is asked for a keyframe: many wishes, one request per interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class KeyframeRequests:
+    """Coalesces wishes (a join, PLI, FIR, a lane that dropped) to one request per interval.
+
+    A wish inside the interval is remembered and falls due at its end: no wish is lost, since the viewer
+    behind it may see nothing until it is granted.
+    """
+
+    interval_s: float = 0.5
+    _asked_s: float | None = None
+    _pending: bool = False
+
+    def wish(self, now_s: float) -> bool:
+        """Whether to ask the encoder now."""
+        if self._asked_s is not None and now_s - self._asked_s < self.interval_s:
+            self._pending = True
+            return False
+        self._asked_s = now_s
+        self._pending = False
+        return True
+
+    def due(self, now_s: float) -> bool:
+        """Whether a remembered wish is to be asked now; called with every access unit."""
+        return self._pending and self.wish(now_s)
+
+    def came(self) -> None:
+        """A keyframe came out of the encoder: it serves every wish that was pending."""
+        self._pending = False

@@ -1,0 +1,269 @@
+"""The one file that names concrete parts: builds them, supervises them, stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from edge import __version__
+from edge.camera.port import CameraState
+from edge.camera.process import CameraProcess
+from edge.contract.messages import (
+    BrokerStatus,
+    CameraStatus,
+    LastError,
+    Status,
+    StreamStatus,
+    ViewersStatus,
+)
+from edge.contract.topics import Topics
+from edge.core.access_unit import AccessUnit, Quality
+from edge.core.backoff import Backoff
+from edge.errors import EdgeError, Unavailable
+from edge.host.journal import set_up_logging
+from edge.host.systemd import Supervision
+from edge.local_api.app import make_app
+from edge.local_api.server import LocalServer
+from edge.sessions.service import Sessions, session_of_log
+from edge.sessions.wish import StreamWish
+from edge.signalling.broker import Message
+from edge.signalling.commands import Commands
+from edge.signalling.outbox import Outbox
+from edge.signalling.paho_broker import PahoBroker
+from edge.streaming.hub import Hub
+from edge.streaming.peer import PeerFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_STOP_TIMEOUT_S = 8.0
+_START_TIMEOUT_S = 20.0
+
+
+class Part(Protocol):
+    """What the supervisor runs: ends by cancellation or by an error; sets `ready` when it can be asked."""
+
+    async def run(self, ready: asyncio.Event) -> None: ...
+
+
+async def supervise(name: str, part: Part, ready: asyncio.Event, on_error: Callable[[EdgeError], None]) -> None:
+    """Run a part, again after `Unavailable` with a growing wait; any other error is a bug and goes up."""
+    backoff = Backoff()
+    while True:
+        started_s = time.monotonic()
+        try:
+            await part.run(ready)
+        except Unavailable as exc:
+            on_error(exc)
+            if time.monotonic() - started_s > backoff.cap_s:
+                backoff.reset()
+            wait_s = backoff.next_s(random.random())  # noqa: S311  jitter
+            log.warning("%s: %s; again in %.1f s", name, exc.message, wait_s)
+            ready.set()
+            await asyncio.sleep(wait_s)
+        else:
+            message = f"the part {name} ended by itself"
+            raise RuntimeError(message)
+
+
+class Nest:
+    """Running parts, started one after the other and stopped in the opposite order, each within a deadline."""
+
+    def __init__(self, on_error: Callable[[EdgeError], None]) -> None:
+        self._on_error = on_error
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, name: str, part: Part) -> None:
+        """Start a part and wait until it can be asked."""
+        ready = asyncio.Event()
+        task = asyncio.create_task(supervise(name, part, ready, self._on_error), name=name)
+        self._tasks.append(task)
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({task, waiting}, timeout=_START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if task.done():
+            await task
+
+    async def wait(self) -> None:
+        """Until a part ends, which is a bug: its error is raised."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+
+    async def stop(self) -> None:
+        """Stop all, last started first."""
+        while self._tasks:
+            task = self._tasks.pop()
+            task.cancel()
+            _, late = await asyncio.wait({task}, timeout=_STOP_TIMEOUT_S)
+            if late:
+                log.error("%s did not stop within %.0f s", task.get_name(), _STOP_TIMEOUT_S)
+            elif not task.cancelled() and (exc := task.exception()) is not None:
+                log.error("%s failed while it stopped", task.get_name(), exc_info=exc)
+
+
+class Daemon:
+    """One camera and everybody who watches it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._counters: Counter[str] = Counter()
+        self._started_at = datetime.now(UTC)
+        self._last_error: LastError | None = None
+        self._last_camera: tuple[CameraState, str | None, int] = (CameraState.CLOSED, None, 0)
+        self._topics = Topics(settings.device.id, settings.mqtt.prefix)
+        self._wish = StreamWish(settings.state.dir / "wish.json")
+        self._camera = CameraProcess(settings.camera, self._push, self._camera_changed)
+        self._hub = Hub(lambda: self._camera.request_keyframe(Quality.HD), time.monotonic, self._counters)
+        self._unit_s = time.monotonic()
+        self._broker = PahoBroker(
+            settings.mqtt,
+            settings.device.id,
+            (self._topics.command,),
+            Message(self._topics.status, self._will().model_dump_json().encode(), retain=True),
+        )
+        self._outbox = Outbox(self._broker, self._topics, self.status, self._counters)
+        self._sessions = Sessions(
+            settings.sessions,
+            self._wish,
+            self._camera,
+            PeerFactory(self._hub, settings.ice),
+            idle_stop_s=settings.camera.idle_stop_s,
+            now_s=time.monotonic,
+            on_change=self._outbox.status_changed,
+            notice=self._outbox.notice,
+            counters=self._counters,
+        )
+        self._commands = Commands(
+            self._topics,
+            self._sessions,
+            self._outbox,
+            status=self.status,
+            now_s=time.monotonic,
+            refused=self._remember,
+            counters=self._counters,
+        )
+        self._broker.listen(self._commands.receive, self._outbox.link)
+        app = make_app(self._sessions, self.status, self.unwell)
+        self._api = LocalServer(app, settings.api)
+        self._supervision = Supervision(self.status_line, self.unwell)
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT; a part's bug is raised after the others were stopped."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        nest = Nest(self._remember)
+        try:
+            await nest.start("broker", self._broker)
+            await nest.start("outbox", self._outbox)
+            await nest.start("camera", self._camera)
+            await nest.start("sessions", self._sessions)
+            await nest.start("commands", self._commands)
+            await nest.start("local-api", self._api)
+            await nest.start("supervision", self._supervision)
+            log.info("edge-streamer %s, device %s: ready", __version__, self._settings.device.id)
+            stopping = asyncio.create_task(asked.wait(), name="signals")
+            failing = asyncio.create_task(nest.wait(), name="parts")
+            done, _ = await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if failing in done:
+                await failing
+            failing.cancel()
+            log.info("stopping")
+        finally:
+            await nest.stop()
+
+    def status(self) -> Status:
+        """What is true now."""
+        camera, stream = self._camera, self._camera.format
+        return Status(
+            device=self._settings.device.id,
+            online=True,
+            at=datetime.now(UTC),
+            version=__version__,
+            started_at=self._started_at,
+            stream=StreamStatus(wanted="running" if self._wish.running else "stopped", reason=self._wish.reason),
+            camera=CameraStatus(
+                state=camera.state.value,
+                source=self._settings.camera.source,
+                encoder=stream.encoder if stream else None,
+                width=stream.width if stream else None,
+                height=stream.height if stream else None,
+                fps=stream.fps if stream else None,
+                profile_level_id=stream.profile_level_id if stream else None,
+                restarts=camera.restarts,
+                error=camera.error.message if camera.error else None,
+            ),
+            viewers=ViewersStatus(connected=self._sessions.count, limit=self._settings.sessions.max_viewers),
+            broker=BrokerStatus(connected=self._broker.connected, error=self._broker.error),
+            last_error=self._last_error,
+            counters=dict(self._counters),
+        )
+
+    def status_line(self) -> str:
+        """What is true now, for `systemctl status`."""
+        wish = "streaming wanted" if self._wish.running else "stopped"
+        camera = f"camera {self._camera.state}" + (f" ({self._camera.error.message})" if self._camera.error else "")
+        broker = "broker connected" if self._broker.connected else f"no broker ({self._broker.error})"
+        return f"{wish}, {camera}, {self._sessions.count} viewers, {broker}"
+
+    def unwell(self) -> str | None:
+        """What is not well in a way that only a restart mends; stopped, idle, brokerless, no camera are well."""
+        now_s = time.monotonic()
+        if not self._sessions.well(now_s):
+            return "a session is stuck"
+        if not self._commands.well(now_s):
+            return "a command is stuck"
+        # The camera part restarts a camera that stalls; pictures that stay away for this long mean that it does not.
+        late_s = 5 * self._settings.camera.stall_s + self._settings.camera.open_timeout_s
+        if self._camera.state is CameraState.RUNNING and now_s - self._unit_s > late_s:
+            return "the camera counts as running and delivers nothing"
+        return None
+
+    def _push(self, unit: AccessUnit) -> None:
+        self._unit_s = time.monotonic()
+        self._counters["access_units"] += 1
+        self._hub.push(unit)
+
+    def _camera_changed(self) -> None:
+        camera = self._camera
+        error = camera.error.message if camera.error else None
+        before_state, before_error, before_restarts = self._last_camera
+        self._last_camera = (camera.state, error, camera.restarts)
+        if camera.state is CameraState.RUNNING and before_state is not CameraState.RUNNING:
+            self._unit_s = time.monotonic()
+            if before_error or camera.restarts > before_restarts:
+                self._outbox.notice("camera.back", None, {"restarts": camera.restarts})
+        if camera.error and error != before_error:
+            self._remember(camera.error)
+            self._outbox.notice("camera.lost", None, {"error": error})
+        self._outbox.status_changed()
+
+    def _remember(self, error: EdgeError) -> None:
+        self._last_error = LastError(code=error.code, message=error.message, at=datetime.now(UTC))
+        self._outbox.status_changed()
+
+    def _will(self) -> Status:
+        return Status(device=self._settings.device.id, online=False, at=self._started_at, version=__version__)
+
+
+def run_daemon(settings: Settings) -> None:
+    """Run the daemon in this process until a signal ends it.
+
+    Raises: OSError: the state directory cannot be made.
+    """
+    set_up_logging(settings.log.level, session_of_log.get)
+    settings.state.dir.mkdir(parents=True, exist_ok=True)
+    asyncio.run(Daemon(settings).run())

@@ -1,0 +1,160 @@
+"""The reference backend-for-frontend: a browser's HTTP on one side, the camera's MQTT contract on the other.
+
+A real one asks who the viewer is first, and signs a token for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator  # noqa: TC003  FastAPI reads the annotations at run time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge.contract.codes import Code
+from edge.contract.messages import CandidateBody, SessionId
+from edge.demo.pages import Pages
+from edge.demo.turn import IceSettings, ice_servers
+from edge.errors import EdgeError, Rejected, Unavailable
+
+if TYPE_CHECKING:
+    from edge.client import Camera
+
+_HERE = Path(__file__).parent
+_RETRY_S = 5
+# Under the grace, so that a stream that broke alone closes nothing.
+_RECONNECT_MS = 500
+
+
+class BackendSettings(BaseModel):
+    """What a backend-for-frontend has to be told, besides its broker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ice: IceSettings = Field(default_factory=IceSettings)
+    grace_s: Annotated[float, Field(gt=0, le=30, description="How long a page that went away keeps its session.")] = 3
+
+
+class _Start(BaseModel):
+    """What a browser's RTCSessionDescription is as JSON, and the id that the page chose if it trickles."""
+
+    type: Literal["offer"]
+    sdp: str
+    session: SessionId | None = None
+
+
+class _Stop(BaseModel):
+    session: SessionId
+
+
+class _Candidate(BaseModel):
+    session: SessionId
+    candidate: str | None
+    sdp_mid: Annotated[str | None, Field(alias="sdpMid")] = None
+
+
+def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
+    """The app for one camera; the caller keeps the camera's client alive while the app runs.
+
+    Errors are JSON, `{"error": {"code", "message", "retry_after_s"}}`, with the contract's code and its HTTP status.
+    """
+    pages = Pages(camera, settings.grace_s)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with pages:
+            yield
+
+    app = FastAPI(title="edge-streamer reference backend", lifespan=lifespan, openapi_url=None)
+    app.add_exception_handler(EdgeError, _error)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+
+    @app.post("/api/start-webrtc")
+    async def start(body: _Start, request: Request) -> dict[str, str]:
+        try:
+            answer = await camera.offer(
+                body.sdp,
+                session=body.session,
+                viewer=request.client.host if request.client else None,
+                trickle=body.session is not None,
+                ice_servers=ice_servers(settings.ice, time.time()),
+            )
+        except Rejected:
+            if body.session is not None:
+                pages.ended(body.session)
+            raise
+        return {"webrtc_answer": answer.sdp, "session": answer.session}
+
+    @app.post("/api/stop-webrtc", status_code=204)
+    async def stop(body: _Stop) -> None:
+        try:
+            await camera.close(body.session)
+        except Rejected as exc:
+            # It may have overtaken its offer: then the session is closed when the page's grace is over.
+            if exc.code is not Code.UNKNOWN_SESSION:
+                raise
+        else:
+            pages.ended(body.session)
+
+    @app.post("/api/candidate", status_code=204)
+    async def candidate(body: _Candidate) -> None:
+        await camera.candidate(body.session, body.candidate, body.sdp_mid)
+
+    async def page(session: SessionId) -> AsyncIterator[None]:
+        with pages.stream(session):
+            yield
+
+    @app.get("/api/session-events/{session}", response_class=EventSourceResponse, dependencies=[Depends(page)])
+    async def session_events(session: SessionId) -> AsyncIterator[ServerSentEvent]:
+        yield ServerSentEvent(retry=_RECONNECT_MS)
+        async for message in camera.candidates(session):
+            if isinstance(message, CandidateBody):
+                found = {"candidate": message.candidate, "sdpMid": message.sdp_mid}
+                yield ServerSentEvent(event="candidate", data=found)
+            else:
+                pages.ended(session)
+                yield ServerSentEvent(event="closed", data={"reason": message.reason, "code": message.code})
+
+    @app.get("/api/turn-credentials")
+    async def turn_credentials() -> JSONResponse:
+        servers = ice_servers(settings.ice, time.time())
+        listed = [
+            server.model_dump(exclude_none=True)
+            | ({"credential": server.credential.get_secret_value()} if server.credential else {})
+            for server in servers
+        ]
+        return JSONResponse(listed, headers={"Cache-Control": "no-store"})
+
+    for path, name in (("/", "page.html"), ("/page.js", "page.js"), ("/plain", "plain.html")):
+        app.add_api_route(path, _file(name), methods=["GET"], response_class=FileResponse)
+    return app
+
+
+def _file(name: str) -> Any:
+    async def serve() -> FileResponse:
+        return FileResponse(_HERE / name, headers={"Cache-Control": "no-cache"})
+
+    return serve
+
+
+async def _error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, EdgeError)
+    status = 503 if isinstance(exc, Unavailable) else exc.code.http_status
+    retry_after_s = exc.retry_after_s if isinstance(exc, Rejected) else _RETRY_S
+    error = {"code": exc.code, "message": exc.message, "retry_after_s": retry_after_s}
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return JSONResponse({"error": error}, status, headers)
+
+
+async def _bad_request(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    first = exc.errors()[0]
+    message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    error = {"code": Code.BAD_MESSAGE, "message": message, "retry_after_s": None}
+    return JSONResponse({"error": error}, Code.BAD_MESSAGE.http_status)

@@ -1,0 +1,101 @@
+"""Which pages are watching: a session whose page went away is closed, so that it holds no place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from edge.contract.codes import Code
+from edge.errors import EdgeError, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from edge.client import Camera
+
+log = logging.getLogger(__name__)
+
+_PAGES_LIMIT = 200
+
+
+@dataclass(slots=True)
+class _Page:
+    streams: int = 0
+    ended: bool = False
+    closer: asyncio.Task[None] | None = None
+
+
+class Pages:
+    """The open event streams, by session. A page whose stream broke has `grace_s` to come back.
+
+    An async context manager, event loop only. Leaving it closes no session.
+    """
+
+    def __init__(self, camera: Camera, grace_s: float) -> None:
+        self._camera = camera
+        self._grace_s = grace_s
+        self._pages: dict[str, _Page] = {}
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for page in self._pages.values():
+            if page.closer is not None:
+                page.closer.cancel()
+        await self._group.__aexit__(kind, exc, traceback)
+
+    @contextmanager
+    def stream(self, session: str) -> Iterator[None]:
+        """Around one event stream of a page.
+
+        Raises: Rejected: `rate_limited`, too many pages are open.
+        """
+        page = self._pages.get(session)
+        if page is None:
+            if len(self._pages) >= _PAGES_LIMIT:
+                raise Rejected(Code.RATE_LIMITED, "too many pages are open", retry_after_s=10)
+            page = self._pages[session] = _Page()
+        if page.closer is not None:
+            page.closer.cancel()
+            page.closer = None
+        page.streams += 1
+        try:
+            yield
+        finally:
+            page.streams -= 1
+            if page.streams == 0:
+                self._left(session, page)
+
+    def ended(self, session: str) -> None:
+        """There is no such session any more: nothing is left to close."""
+        page = self._pages.get(session)
+        if page is None:
+            return
+        page.ended = True
+        if page.streams == 0:
+            self._left(session, page)
+
+    def _left(self, session: str, page: _Page) -> None:
+        if page.ended:
+            if page.closer is not None:
+                page.closer.cancel()
+            self._pages.pop(session, None)
+        else:
+            page.closer = self._group.create_task(self._close(session), name=f"close:{session}")
+
+    async def _close(self, session: str) -> None:
+        await asyncio.sleep(self._grace_s)
+        try:
+            await self._camera.close(session)
+        except EdgeError as exc:
+            log.debug("closing a session whose page went away: %s: %s", exc.code, exc.message)
+        self._pages.pop(session, None)

@@ -1,0 +1,47 @@
+"""Where the log goes: to the journal with its fields under systemd, to standard error elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+try:
+    from systemd import journal
+except ImportError:
+    journal = None
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NOISY = ("aiortc", "aioice", "uvicorn.access")
+
+
+def set_up_logging(level: str, session: Callable[[], str | None]) -> None:
+    """Send every log line to the journal or to standard error, with the session that it is about.
+
+    `session` tells the session that the running task works for. In the journal it is the field EDGE_SESSION.
+    """
+    root = logging.getLogger()
+    root.handlers = [_handler(session)]
+    root.setLevel(level.upper())
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _handler(session: Callable[[], str | None]) -> logging.Handler:
+    def add_session(record: logging.LogRecord) -> bool:
+        record.EDGE_SESSION = session() or ""
+        record.about = f" [{record.EDGE_SESSION}]" if record.EDGE_SESSION else ""
+        return True
+
+    handler: logging.Handler
+    if journal is not None and "JOURNAL_STREAM" in os.environ:
+        handler = journal.JournalHandler(SYSLOG_IDENTIFIER="edge-streamer")
+        handler.setFormatter(logging.Formatter("%(name)s%(about)s: %(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s"))
+    handler.addFilter(add_session)
+    return handler

@@ -1,0 +1,346 @@
+"""The camera as the daemon sees it, over a real child process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge.camera.lifecycle import STOP_TIMEOUT_S
+from edge.camera.port import CameraState
+from edge.camera.process import CameraProcess
+from edge.camera.settings import CameraSettings
+from edge.camera.wire import Closed, Deframer, Dropped, Opened, Ready, Start, Stop, decode, encode
+from edge.core.access_unit import AccessUnit, Quality
+from edge.errors import CameraUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+GENEROUS_S = 20.0
+SMALL = {"width": 320, "height": 240, "open_timeout_s": 15}
+
+
+class Daemon:
+    """One camera, its access units, and every state that was told."""
+
+    def __init__(self, command: Sequence[str] | None = None, **settings: object) -> None:
+        self.units: list[AccessUnit] = []
+        self.states: list[CameraState] = []
+        checked = CameraSettings.model_validate({**SMALL, **settings})
+        self.camera = CameraProcess(checked, self._unit, self._changed, command=command)
+        self._news = asyncio.Event()
+
+    def _unit(self, unit: AccessUnit) -> None:
+        self.units.append(unit)
+        self._news.set()
+
+    def _changed(self) -> None:
+        self.states.append(self.camera.state)
+        self._news.set()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(GENEROUS_S):
+            while not true():
+                self._news.clear()
+                await self._news.wait()
+
+    async def more_units(self, count: int = 3) -> None:
+        enough = len(self.units) + count
+        await self.until(lambda: len(self.units) >= enough)
+
+
+@asynccontextmanager
+async def running(command: Sequence[str] | None = None, **settings: object) -> AsyncIterator[Daemon]:
+    daemon = Daemon(command, **settings)
+    ready = asyncio.Event()
+    task = asyncio.create_task(daemon.camera.run(ready), name="camera")
+    try:
+        await daemon.until(lambda: ready.is_set() and daemon.camera.pid is not None)
+        yield daemon
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def known(pid: int) -> bool:
+    """Whether the kernel still knows the process, a zombie included."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie of somebody else counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_open_close_and_open_again_in_one_process() -> None:
+    async def scenario() -> None:
+        async with running() as daemon:
+            camera = daemon.camera
+            pid = camera.pid
+            for _ in range(2):
+                begun = len(daemon.units)
+                camera.want(wanted=True)
+                told = await camera.opened()
+                assert camera.format == told
+                assert (told.width, told.height) == (320, 240)
+                await daemon.more_units(5)
+                assert daemon.units[begun].keyframe
+                camera.want(wanted=False)
+                async with asyncio.timeout(GENEROUS_S):
+                    await camera.closed()
+                assert camera.state is CameraState.CLOSED
+                count = len(daemon.units)
+                await asyncio.sleep(0.2)
+                assert len(daemon.units) == count
+            assert (camera.pid, camera.restarts) == (pid, 0)
+            assert daemon.states[-3:] == [CameraState.OPENING, CameraState.RUNNING, CameraState.CLOSED]
+        assert pid is not None
+        assert not known(pid)
+
+    asyncio.run(scenario())
+
+
+def test_orders_reach_the_source() -> None:
+    async def scenario() -> None:
+        async with running(keyframe_interval_s=60) as daemon:
+            daemon.camera.request_keyframe(Quality.HD)
+            daemon.camera.want(wanted=True)
+            await daemon.camera.opened()
+            await daemon.more_units(5)
+            assert sum(unit.keyframe for unit in daemon.units) == 1
+            daemon.camera.set_bitrate(Quality.HD, 200_000)
+            daemon.camera.request_keyframe(Quality.HD)
+            await daemon.until(lambda: sum(unit.keyframe for unit in daemon.units) == 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_process_is_replaced_within_three_seconds() -> None:
+    async def scenario() -> None:
+        async with running() as daemon:
+            camera = daemon.camera
+            camera.want(wanted=True)
+            await camera.opened()
+            await daemon.more_units()
+            assert camera.pid is not None
+            killed, count, begun_s = camera.pid, len(daemon.units), time.monotonic()
+            os.kill(killed, signal.SIGKILL)
+            await daemon.until(lambda: camera.restarts == 1)
+            await camera.opened()
+            await daemon.more_units()
+            assert time.monotonic() - begun_s < 3
+            assert any(unit.keyframe for unit in daemon.units[count:])
+            assert camera.pid != killed
+            assert camera.error is None
+            assert not known(killed)
+
+    asyncio.run(scenario())
+
+
+def test_opened_waits_through_a_crash() -> None:
+    async def scenario() -> None:
+        async with running() as daemon:
+            assert daemon.camera.pid is not None
+            daemon.camera.want(wanted=True)
+            waiting = asyncio.create_task(daemon.camera.opened())
+            await asyncio.sleep(0)
+            os.kill(daemon.camera.pid, signal.SIGKILL)
+            assert (await waiting).encoder == "libx264"
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_hangs_is_killed_and_replaced() -> None:
+    async def scenario() -> None:
+        async with running(stall_s=1) as daemon:
+            camera = daemon.camera
+            camera.want(wanted=True)
+            await camera.opened()
+            await daemon.more_units()
+            assert camera.pid is not None
+            hung = camera.pid
+            os.kill(hung, signal.SIGSTOP)
+            await daemon.until(lambda: camera.restarts == 1)
+            assert CameraState.FAILED in daemon.states
+            await camera.opened()
+            await daemon.more_units()
+            assert not known(hung)
+
+    asyncio.run(scenario())
+
+
+def test_a_hung_process_does_not_outlive_the_part() -> None:
+    async def scenario() -> int:
+        async with running() as daemon:
+            assert daemon.camera.pid is not None
+            os.kill(daemon.camera.pid, signal.SIGSTOP)
+            return daemon.camera.pid
+
+    begun_s = time.monotonic()
+    pid = asyncio.run(scenario())
+    assert time.monotonic() - begun_s < STOP_TIMEOUT_S + 8
+    assert not known(pid)
+
+
+def test_a_source_that_fails_is_told_in_words_and_the_process_stays(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(source="file", path=str(tmp_path / "none.mp4")) as daemon:
+            camera = daemon.camera
+            pid = camera.pid
+            camera.want(wanted=True)
+            for _ in range(2):
+                with pytest.raises(CameraUnavailable, match="no such file"):
+                    await camera.opened()
+                assert camera.state is CameraState.FAILED
+                assert camera.error is not None
+            assert (camera.pid, camera.restarts, camera.format) == (pid, 0, None)
+
+    asyncio.run(scenario())
+
+
+def test_a_camera_that_nobody_wants_does_not_open() -> None:
+    async def scenario() -> None:
+        async with running() as daemon:
+            with pytest.raises(CameraUnavailable, match="not wanted"):
+                await daemon.camera.opened()
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_never_answers_does_not_hold_the_viewer() -> None:
+    async def scenario() -> None:
+        command = (sys.executable, "-c", "import time; time.sleep(60)")
+        async with running(command, open_timeout_s=1) as daemon:
+            daemon.camera.want(wanted=True)
+            with pytest.raises(CameraUnavailable, match="did not open within 1 s"):
+                await daemon.camera.opened()
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_cannot_be_started_is_told_in_words() -> None:
+    async def scenario() -> None:
+        daemon = Daemon(("/nonexistent/camera",))
+        task = asyncio.create_task(daemon.camera.run(asyncio.Event()))
+        daemon.camera.want(wanted=True)
+        with pytest.raises(CameraUnavailable, match="cannot be started"):
+            await daemon.camera.opened()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_talks_nonsense_is_replaced() -> None:
+    async def scenario() -> None:
+        code = "import os, sys, time; os.write(int(sys.argv[-1]), b'nonsense' * 9); time.sleep(60)"
+        async with running((sys.executable, "-c", code)) as daemon:
+            await daemon.until(lambda: daemon.camera.restarts >= 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_bug_of_the_daemon_ends_the_part() -> None:
+    async def scenario() -> None:
+        def broken(_unit: AccessUnit) -> None:
+            raise ZeroDivisionError
+
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        camera = CameraProcess(CameraSettings.model_validate(SMALL), broken, lambda: None)
+        camera.want(wanted=True)
+        async with asyncio.timeout(GENEROUS_S):
+            with pytest.raises(ZeroDivisionError):
+                await camera.run(asyncio.Event())
+        assert camera.state is CameraState.CLOSED
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("hung", [False, True])
+def test_the_process_does_not_outlive_a_killed_daemon(hung: bool) -> None:
+    code = """
+import asyncio, sys
+from edge.camera.process import CameraProcess
+from edge.camera.settings import CameraSettings
+
+async def main():
+    camera = CameraProcess(CameraSettings(width=320, height=240, open_timeout_s=15), lambda unit: None, lambda: None)
+    task = asyncio.create_task(camera.run(asyncio.Event()))
+    camera.want(wanted=True)
+    await camera.opened()
+    print(camera.pid, flush=True)
+    await task
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        pid = int(daemon.stdout.readline())
+        if hung:
+            os.kill(pid, signal.SIGSTOP)
+        daemon.kill()
+        deadline_s = time.monotonic() + 2
+        while alive(pid) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert not alive(pid)
+
+
+def test_a_slow_daemon_costs_dropped_pictures_and_resumes_at_a_keyframe() -> None:
+    ours, theirs = socket.socketpair()
+    # A buffer that holds a fraction of a second, so that the outbox fills soon.
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.settimeout(GENEROUS_S)
+    settings = CameraSettings.model_validate({**SMALL, "keyframe_interval_s": 60}).model_dump(mode="json")
+    command = [sys.executable, "-m", "edge.camera.child", "--fd", str(theirs.fileno()), "--settings"]
+    child = subprocess.Popen([*command, json.dumps(settings)], pass_fds=[theirs.fileno()])
+    theirs.close()
+    try:
+        deframer = Deframer()
+
+        def heard() -> list[object]:
+            return [decode(body) for body in deframer.feed(ours.recv(65536))]
+
+        messages: list[object] = []
+        ours.sendall(encode(Start()))
+        while not any(isinstance(message, AccessUnit) for message in messages):
+            messages += heard()
+        assert isinstance(messages[0], Ready)
+        assert isinstance(messages[1], Opened)
+
+        time.sleep(3)
+        while not any(isinstance(message, Dropped) for message in messages):
+            messages += heard()
+        at = next(at for at, message in enumerate(messages) if isinstance(message, Dropped))
+        while len(messages) < at + 5:
+            messages += heard()
+        dropped, resumed = messages[at], messages[at + 1]
+        assert isinstance(dropped, Dropped)
+        assert dropped.count > 0
+        assert isinstance(resumed, AccessUnit)
+        assert resumed.keyframe
+
+        ours.sendall(encode(Stop()))
+        while not isinstance(messages[-1], Closed):
+            messages += heard()
+        ours.close()
+        assert child.wait(GENEROUS_S) == 0
+    finally:
+        child.kill()
+        child.wait()
