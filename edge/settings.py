@@ -14,7 +14,7 @@ from edge.contract.topics import DEVICE_ID
 from edge.errors import ConfigInvalid
 from edge.local_api.settings import ApiSettings
 from edge.sessions.settings import SessionSettings
-from edge.signalling.settings import MqttSettings
+from edge.signalling.settings import MqttSettings  # noqa: TC001  pydantic reads the annotations at run time
 from edge.streaming.settings import IceSettings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     device: DeviceSettings
     mqtt: MqttSettings
     # Validated even where the file says nothing of it: its default is not allowed yet.
-    auth: AuthSettings = Field(default_factory=dict, validate_default=True)  # type: ignore[assignment]
+    auth: AuthSettings = Field(default_factory=dict, validate_default=True)
     camera: CameraSettings = CameraSettings()
     sessions: SessionSettings = SessionSettings()
     ice: IceSettings = IceSettings()

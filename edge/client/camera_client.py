@@ -22,7 +22,6 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from edge.client.inbox import EventFeed, Feeds, Sessions
 from edge.contract.codes import Code
 from edge.contract.messages import (
-    VERSION,
     AnswerBody,
     CandidateBody,
     CloseBody,
@@ -86,12 +85,10 @@ class CameraClient:
         broker.listen(self._on_message, self._on_link)
 
     @classmethod
-    def connect(
-        cls, settings: MqttSettings, client_id: str, *, prefix: str = "edge/v1", timeout_s: float = _TIMEOUT_S
-    ) -> Self:
+    def connect(cls, settings: MqttSettings, client_id: str, *, timeout_s: float = _TIMEOUT_S) -> Self:
         """A client with a link of its own, by paho."""
-        broker = PahoBroker(settings, client_id, cls.subscriptions(client_id, prefix), None)
-        return cls(broker, client_id, prefix=prefix, timeout_s=timeout_s)
+        broker = PahoBroker(settings, client_id, cls.subscriptions(client_id, settings.prefix), None)
+        return cls(broker, client_id, prefix=settings.prefix, timeout_s=timeout_s)
 
     @staticmethod
     def subscriptions(client_id: str, prefix: str = "edge/v1") -> tuple[str, ...]:
@@ -278,7 +275,7 @@ class Camera:
 
     async def _request(self, kind: str, body: BaseModel, token: str | None) -> Reply:
         command = Command(
-            v=VERSION,
+            v=1,
             id=secrets.token_urlsafe(16),
             type=kind,
             expires_at=datetime.now(UTC) + timedelta(seconds=_EXPIRY_S),

@@ -83,6 +83,8 @@ class EmptyBody(_Message):
 
 
 class ErrorInfo(_Message):
+    """Why a command was refused."""
+
     code: Code
     message: str
     retry_after_s: int | None = None
@@ -136,6 +138,8 @@ class SessionInfo(_Message):
 
 
 class StreamStatus(_Message):
+    """The operator's wish."""
+
     wanted: Literal["running", "stopped"]
     reason: str | None = None
 
@@ -155,16 +159,22 @@ class CameraStatus(_Message):
 
 
 class ViewersStatus(_Message):
+    """How many watch, and may."""
+
     connected: int
     limit: int
 
 
 class BrokerStatus(_Message):
+    """The link to the broker, as the local page sees it."""
+
     connected: bool
     error: str | None = None
 
 
 class LastError(_Message):
+    """The latest refusal or failure."""
+
     code: Code
     message: str
     at: AwareDatetime

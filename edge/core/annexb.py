@@ -107,10 +107,9 @@ def profile_level_id(sps_nal: bytes) -> str:
     Raises: BadBitstream: not an SPS, or cut short.
     Source: RFC 6184, 8.1.
     """
-    told = sps_nal[1:4].hex()
-    if nal_type(sps_nal) != NAL_SPS or len(told) != len("42e01f"):
+    if nal_type(sps_nal) != NAL_SPS or len(sps_nal) < 4:
         raise BadBitstream("not an SPS")
-    return told
+    return sps_nal[1:4].hex()
 
 
 def level_for(width: int, height: int, fps: float, bitrate_bps: int) -> int:

@@ -10,8 +10,10 @@ from edge.contract.codes import Code
 from edge.errors import Rejected
 
 _LINE = re.compile(
-    r"^(?:a=)?(?:candidate:)?(?P<foundation>[A-Za-z0-9+/.:_-]{1,64}) (?P<component>\d{1,3}) (?P<transport>[A-Za-z]{1,16}) "
-    r"(?P<priority>\d{1,10}) (?P<host>[^ ]{1,255}) (?P<port>\d{1,5}) typ (?P<type>host|srflx|prflx|relay)\b",
+    r"^(?:a=)?(?:candidate:)?(?P<foundation>[A-Za-z0-9+/.:_-]{1,64}) "
+    r"(?P<component>\d{1,3}) "
+    r"(?P<transport>[A-Za-z]{1,16}) (?P<priority>\d{1,10}) "
+    r"(?P<host>[^ ]{1,255}) (?P<port>\d{1,5}) typ (?P<type>host|srflx|prflx|relay)\b",
 )
 _PORT_MAX = 65535
 _PRIORITY_MAX = 2**32 - 1

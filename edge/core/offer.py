@@ -141,9 +141,8 @@ class Offer:
             "a=recvonly",
             "a=rtcp-mux",
         ]
-        for line in self._video.values("extmap"):
-            if match := _EXTMAP.match(line):
-                lines.append(f"a=extmap:{match[1]} {match[2]}")
+        extensions = [match for line in self._video.values("extmap") if (match := _EXTMAP.match(line))]
+        lines += [f"a=extmap:{match[1]} {match[2]}" for match in extensions]
         lines += [f"a=rtpmap:{choice.payload_type} H264/90000", f"a=fmtp:{choice.payload_type} {_ENGINE_FMTP}"]
         for line in self._video.values("rtcp-fb"):
             match = _FEEDBACK.match(line)

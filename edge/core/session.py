@@ -50,7 +50,7 @@ class SessionMachine:
     end: EndReason | None = None
 
     def advance(self, phase: Phase, now_s: float) -> bool:
-        """Go on to a phase. False, and nothing changes, where it cannot follow: a late event of a session at its end."""
+        """Go on to a phase. False, and nothing changes, where it cannot follow: a late event."""
         if phase not in _NEXT[self.phase]:
             return False
         self.phase = phase

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator  # noqa: TC003  FastAPI reads the annotations at run time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +24,8 @@ from edge.demo.turn import IceSettings, ice_servers
 from edge.errors import EdgeError, Rejected, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from edge.client import Camera
 
 _HERE = Path(__file__).parent
@@ -136,7 +138,7 @@ def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
     return app
 
 
-def _file(name: str) -> Any:
+def _file(name: str) -> Callable[[], Awaitable[FileResponse]]:
     async def serve() -> FileResponse:
         return FileResponse(_HERE / name, headers={"Cache-Control": "no-cache"})
 

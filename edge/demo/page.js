@@ -82,9 +82,15 @@ function show(state, label, headline = "", detail = "") {
 // One attempt: an offer, its answer and the connection.
 
 let ice = { servers: [], at: -Infinity };
+let iceFetch = null;
 
-async function freshIce() {
-  if (performance.now() - ice.at < ICE_MAX_AGE_MS) return;
+function freshIce() {
+  if (performance.now() - ice.at < ICE_MAX_AGE_MS) return null;
+  iceFetch ??= fetchIce().finally(() => (iceFetch = null));
+  return iceFetch;
+}
+
+async function fetchIce() {
   try {
     const response = await fetch("/api/turn-credentials");
     if (response.ok) ice = { servers: await response.json(), at: performance.now() };
@@ -307,7 +313,10 @@ function cease() {
 }
 
 button.addEventListener("click", () => (run ? cease() : begin()));
-video.addEventListener("click", () => video.play().then(() => run && document.body.dataset.state === "live" && show("live", "Live")));
+video.addEventListener("click", () => {
+  const live = () => document.body.dataset.state === "live" && show("live", "Live");
+  video.play().then(live, () => {});
+});
 addEventListener("pagehide", () => run?.abort());
 addEventListener("pageshow", ({ persisted }) => persisted && run && begin());
 

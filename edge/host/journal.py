@@ -32,8 +32,9 @@ def set_up_logging(level: str, session: Callable[[], str | None]) -> None:
 
 def _handler(session: Callable[[], str | None]) -> logging.Handler:
     def add_session(record: logging.LogRecord) -> bool:
-        record.EDGE_SESSION = session() or ""
-        record.about = f" [{record.EDGE_SESSION}]" if record.EDGE_SESSION else ""
+        about = session() or ""
+        record.EDGE_SESSION = about
+        record.about = f" [{about}]" if about else ""
         return True
 
     handler: logging.Handler

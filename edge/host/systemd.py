@@ -29,8 +29,8 @@ def notify(state: str) -> None:
 class Supervision:
     """Tells systemd READY when it runs, STATUS when it changes, and feeds the watchdog while the daemon is well.
 
-    `status_line`: what is true, in a line. `well`: what is not well, in words; None: all is. An unwell daemon is not fed,
-    so systemd ends and starts it again (`WatchdogSec` in the unit).
+    `status_line`: what is true, in a line. `unwell`: what is not well, in words; None: all is. An unwell daemon is
+    not fed, so systemd ends and starts it again (`WatchdogSec` in the unit).
     """
 
     def __init__(self, status_line: Callable[[], str], unwell: Callable[[], str | None]) -> None:

@@ -31,12 +31,12 @@ class Stream(Protocol):
 def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], str | None]) -> FastAPI:
     """The local API. `unwell` says what is not well, None while all is."""
     app = FastAPI(title="edge-streamer local API", version="1", docs_url=None, redoc_url=None)
-    # A page of another site in the technician's browser must not reach this one by a name of its own (DNS rebinding) ...
+    # A page of another site in the technician's browser must not reach this one by a name of its own (DNS rebinding),
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
     @app.middleware("http")
     async def same_origin(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        # ... nor post a form to it.
+        # nor post a form to it.
         origin = request.headers.get("origin")
         if request.method not in _READS and origin and urlsplit(origin).netloc != request.headers.get("host"):
             return _refusal(Rejected(Code.FORBIDDEN, "this page may only be used from itself"))

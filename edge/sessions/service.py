@@ -17,7 +17,7 @@ from edge.core.demand import CameraDemand
 from edge.core.h264_profile import read_profile_level
 from edge.core.offer import read_offer
 from edge.core.principal import Scope
-from edge.core.session import Deadlines, Phase
+from edge.core.session import Deadlines
 from edge.errors import CameraUnavailable, Rejected
 from edge.sessions.session import Session
 
@@ -95,7 +95,9 @@ class Sessions:
             raise Rejected(Code.AUDIO_UNAVAILABLE, "this camera has no audio")
         admit(running=self._wish.running, sessions=len(self._sessions), max_viewers=self._settings.max_viewers)
         offer = read_offer(body.sdp)
-        session = Session(session_id, owner, door, self._deadlines, since=datetime.now(UTC), now_s=self._now_s)
+        session = Session(
+            session_id, owner, door, self._deadlines, since=datetime.now(UTC), now_s=self._now_s, on_live=self._live
+        )
         session.mid = offer.mid
         session.peer = self._open_peer(session, body.ice_servers)
         self._register(session, self._group)
@@ -104,6 +106,8 @@ class Sessions:
             async with asyncio.timeout(self._settings.answer_timeout_s):
                 sdp = await self._answer(session, offer, trickle=body.trickle)
         except (Rejected, CameraUnavailable) as exc:
+            # Stopped meanwhile: that is why, whatever the closed peer said.
+            self._still_open(session)
             session.finish(EndReason.REFUSED)
             log.info("offer refused: %s: %s", exc.code, exc.message)
             raise
@@ -115,9 +119,7 @@ class Sessions:
             raise
         finally:
             session_of_log.reset(token)
-        if session.machine.phase is Phase.CLOSING:
-            reason = session.machine.end or EndReason.INTERNAL
-            raise Rejected(reason.code or Code.STOPPED, f"the session ended before its answer: {reason}")
+        self._still_open(session)
         return AnswerBody(session=session_id, sdp=sdp, limits=Limits(viewers=self._settings.max_viewers))
 
     async def candidate(self, body: CandidateBody, caller: Principal) -> None:
@@ -178,7 +180,7 @@ class Sessions:
                     self._group = None
                     await asyncio.shield(self._end_all(EndReason.SHUTDOWN))
         finally:
-            self._camera.want(False)  # noqa: FBT003
+            self._camera.want(False)
 
     def well(self, now_s: float) -> bool:
         """Whether no session is stuck past its deadline."""
@@ -199,6 +201,10 @@ class Sessions:
         session.answered()
         return sdp
 
+    def _still_open(self, session: Session) -> None:
+        if (end := session.machine.end) is not None:
+            raise Rejected(end.code or Code.STOPPED, f"the session ended before its answer: {end}")
+
     def _register(self, session: Session, group: asyncio.TaskGroup) -> None:
         self._sessions[session.id] = session
         self._idle.clear()
@@ -214,7 +220,7 @@ class Sessions:
     async def _see_through(self, session: Session) -> None:
         session_of_log.set(session.id)
         try:
-            await session.see_through(self._live)
+            await session.see_through()
         except Exception:
             # One session's bug ends that session; a test run fails on the counter.
             log.exception("a bug ended this session")

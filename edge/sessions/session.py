@@ -36,6 +36,7 @@ class Session:
         *,
         since: datetime,
         now_s: Callable[[], float],
+        on_live: Callable[[Session], None],
     ) -> None:
         self.id = session_id
         self.owner = owner
@@ -45,6 +46,7 @@ class Session:
         self.machine = SessionMachine(deadlines)
         self._door = door
         self._now_s = now_s
+        self._on_live = on_live
         self._changed = asyncio.Event()
         self._candidates = 0
         self._held: list[Candidate] = []
@@ -59,6 +61,7 @@ class Session:
     def connected(self) -> None:
         if self.machine.advance(Phase.LIVE, self._now_s()):
             self._changed.set()
+            self._on_live(self)
 
     def lost(self) -> None:
         self.finish(EndReason.CONNECTION_LOST)
@@ -103,13 +106,9 @@ class Session:
         while self._held:
             await peer.add_candidate(self._held.pop(0))
 
-    async def see_through(self, on_live: Callable[[Session], None]) -> None:
+    async def see_through(self) -> None:
         """Wait for its end, by whatever comes first, then close its peer. Every wait has a deadline."""
-        told_live = False
-        while (phase := self.machine.phase) is not Phase.CLOSING:
-            if phase is Phase.LIVE and not told_live:
-                told_live = True
-                on_live(self)
+        while self.machine.phase is not Phase.CLOSING:
             await self._wait()
             if reason := self.machine.overdue(self._now_s()):
                 self.finish(reason)

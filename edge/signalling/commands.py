@@ -60,8 +60,8 @@ class _ReturnPath:
 class Commands:
     """The MQTT door. Event loop only.
 
-    At most `_AT_ONCE` commands are under way at a time, further ones are refused as `rate_limited`; error replies keep to
-    a budget, beyond which a refusal is only counted. `status` gives the status for `status.get` and start and stop.
+    At most `_AT_ONCE` commands are under way at a time, further ones are refused as `rate_limited`; error replies keep
+    to a budget, beyond which a refusal is only counted. `status` gives the status for `status.get` and start and stop.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -142,7 +143,7 @@ class _Link:
         self._v5 = version is MQTTProtocolVersion.MQTTv5
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
-        self._socket: socket.socket | ssl.SSLSocket | None = None
+        self._socket: Any = None  # paho says only "like a socket"
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._granted: asyncio.Future[None] = self._loop.create_future()
@@ -298,10 +299,8 @@ class _Link:
                 work()
             except BaseException as exc:  # noqa: BLE001  handed over, whatever it is
                 error = exc
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(settle, error)
-            except RuntimeError:  # the loop has ended meanwhile
-                pass
 
         threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
         await done
@@ -320,7 +319,7 @@ class _Link:
 
     # paho's callbacks.
 
-    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:  # noqa: ANN401
+    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
         if not code.is_failure:
             self._accepted.set_result(None)
         elif self._v5 and code.value == _UNSUPPORTED_PROTOCOL and self._settings.version == "auto":
@@ -328,13 +327,13 @@ class _Link:
         else:
             self._end(BrokerLost(f"the broker refused: {_refusal(code)}"))
 
-    def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:  # noqa: ANN401
+    def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
         if any(code.is_failure for code in codes):
             self._end(BrokerLost(f"the broker refused a subscription: {codes[0].getName()}"))
         elif not self._granted.done():
             self._granted.set_result(None)
 
-    def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:  # noqa: ANN401
+    def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
         if not self._accepted.done() and self._v5 and self._settings.version == "auto":
             # A broker that knows only 3.1.1 may also just hang up.
             self._end(_VersionRefused("it closed the connection"))
@@ -343,7 +342,7 @@ class _Link:
         else:
             self._end(BrokerLost("the link to the broker broke"))
 
-    def _on_publish(self, _client: Any, _userdata: Any, mid: int, code: ReasonCode, _properties: Any) -> None:  # noqa: ANN401
+    def _on_publish(self, _client: Any, _userdata: Any, mid: int, code: ReasonCode, _properties: Any) -> None:
         ack = self._acks.get(mid)
         if ack is None or ack.done():
             return
@@ -352,28 +351,28 @@ class _Link:
         else:
             ack.set_result(None)
 
-    def _on_message(self, _client: Any, _userdata: Any, received: mqtt.MQTTMessage) -> None:  # noqa: ANN401
+    def _on_message(self, _client: Any, _userdata: Any, received: mqtt.MQTTMessage) -> None:
         properties = received.properties
         self._deliver(
             Message(
                 received.topic,
-                received.payload,
+                bytes(received.payload),
                 received.retain,
                 getattr(properties, "ResponseTopic", None),
                 getattr(properties, "CorrelationData", None),
             ),
         )
 
-    def _on_register_write(self, _client: Any, _userdata: Any, sock: Any) -> None:  # noqa: ANN401
+    def _on_register_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
         # While it connects, in its thread, there is no writer to register yet.
         if self._socket is not None:
             self._loop.add_writer(sock, self._client.loop_write)
 
-    def _on_unregister_write(self, _client: Any, _userdata: Any, sock: Any) -> None:  # noqa: ANN401
+    def _on_unregister_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
         if self._socket is not None:
             self._loop.remove_writer(sock)
 
-    def _on_socket_close(self, _client: Any, _userdata: Any, sock: Any) -> None:  # noqa: ANN401
+    def _on_socket_close(self, _client: Any, _userdata: Any, sock: Any) -> None:
         if self._socket is not None:
             self._detach(sock)
 
@@ -383,7 +382,7 @@ class _Link:
             self._loop.remove_writer(sock)
 
 
-def _no_delay(_client: Any, _userdata: Any, sock: socket.socket) -> None:  # noqa: ANN401
+def _no_delay(_client: Any, _userdata: Any, sock: Any) -> None:
     # An answer of two TLS records would wait 40 ms for the broker's acknowledgement of the first.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

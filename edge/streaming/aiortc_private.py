@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def on_keyframe_request(sender: RTCRtpSender, wish: Callable[[], None]) -> None:
     """Hand PLI and FIR on; aiortc's own flag for them is read only where it encodes itself."""
-    sender._send_keyframe = wish
+    sender._send_keyframe = wish  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class IceAgent:
         self._connection: Connection = transport._connection
 
     async def add_remote(self, candidate: Candidate) -> None:
-        """Add a candidate of the browser's. Not the end mark, ever: the session's own deadline ends a hopeless search."""
+        """Add a candidate of the browser's; never the end mark: the session's own deadline ends a hopeless search."""
         await self._connection.add_remote_candidate(
             IceCandidate(
                 foundation=candidate.foundation,

@@ -27,7 +27,7 @@ class Hub:
 
     `request_keyframe` is called at most once per half second, however many ask; `now_s` is the monotonic clock.
     Timestamps come from the capture clock, so that they do not care how the access units were scheduled on the way;
-    one that does not advance (an encoder's fault) is dropped and counted, since a receiver would play it as a jump back.
+    one that does not advance (a fault of the encoder) is dropped and counted: a receiver would see a jump back.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Hub:
         pts_90k = (unit.captured_ns - self._epoch_ns) * _NS_PER_90K_NUM // _NS_PER_90K_DEN
         if unit.keyframe:
             self._requests.came()
-        if any([not sender.push(unit, pts_90k) for sender in self._senders]):
+        on_way = [sender.push(unit, pts_90k) for sender in self._senders]
+        if not all(on_way):
             self.wish_keyframe()
         elif self._requests.due(self._now_s()):
             self._ask()

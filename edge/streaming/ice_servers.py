@@ -26,12 +26,16 @@ _ORDER = ("turn/udp", "turn/tcp", "turns/tcp")
 
 @dataclass(frozen=True, slots=True)
 class StunServer:
+    """Where to ask for our own address as others see it."""
+
     host: str
     port: int
 
 
 @dataclass(frozen=True, slots=True)
 class TurnServer:
+    """Where to ask for a relay, and how."""
+
     host: str
     port: int
     transport: Literal["udp", "tcp"]

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from aioice.stun import TransactionError
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from edge.contract.codes import Code
 from edge.errors import Rejected
@@ -75,7 +75,7 @@ class Peer:
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(offer.for_engine(choice), "offer"))
             await self._pc.setLocalDescription(await self._pc.createAnswer())
-        except (ValueError, AssertionError) as exc:  # what aiortc's parser raises
+        except (ValueError, AssertionError, InvalidStateError) as exc:  # what it cannot parse, or closed meanwhile
             raise Rejected(Code.BAD_OFFER, "the offer cannot be answered") from exc
         # The agent changes when a bundle is set up, so it is looked up again.
         self._agent = IceAgent(self._pc)

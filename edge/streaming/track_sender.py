@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av.packet import Packet
@@ -36,7 +36,7 @@ class TrackSender(MediaStreamTrack):
         self._filled.set()
         return on_way
 
-    async def recv(self) -> Packet:
+    async def recv(self) -> Packet[Any]:
         """The next access unit as a packet: Annex-B bytes, pts in 90 kHz.
 
         Raises: MediaStreamError: the track was stopped.

@@ -1,0 +1,123 @@
+"""Small real objects in the place of the camera, the peers and the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from edge.core.access_unit import StreamFormat
+from edge.errors import BrokerLost, CameraUnavailable, Rejected
+from edge.signalling.broker import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge.contract.messages import IceServer
+    from edge.core.candidate import Candidate
+    from edge.core.offer import H264Choice, Offer
+    from edge.sessions.ports import PeerEvents
+
+FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
+
+
+class FakeCamera:
+    def __init__(self) -> None:
+        self.wanted = False
+        self.wants: list[bool] = []
+        self.fault: str | None = None
+        self.slow_s = 0.0
+
+    def want(self, wanted: bool) -> None:
+        if wanted != self.wanted:
+            self.wants.append(wanted)
+        self.wanted = wanted
+
+    async def opened(self) -> StreamFormat:
+        await asyncio.sleep(self.slow_s)
+        if self.fault:
+            raise CameraUnavailable(self.fault)
+        return FORMAT
+
+    async def closed(self) -> None:
+        await asyncio.sleep(0)
+
+
+class FakePeer:
+    def __init__(self, events: PeerEvents) -> None:
+        self.events = events
+        self.candidates: list[Candidate] = []
+        self.closed = False
+        self.refusal: Rejected | None = None
+        self.bug: Exception | None = None
+        self.hangs = False
+        self.path = "host/host"
+
+    async def answer(self, offer: Offer, choice: H264Choice, *, trickle: bool) -> str:
+        await asyncio.sleep(0)
+        if self.refusal:
+            raise self.refusal
+        return f"v=0 {choice.profile_level_id}"
+
+    async def add_candidate(self, candidate: Candidate) -> None:
+        self.candidates.append(candidate)
+
+    async def stats(self) -> tuple[int, float | None]:
+        return 1000, 0.0
+
+    async def close(self) -> None:
+        if self.bug:
+            raise self.bug
+        if self.hangs:
+            await asyncio.Event().wait()
+        self.closed = True
+
+
+class FakePeers:
+    def __init__(self) -> None:
+        self.made: list[FakePeer] = []
+        self.prepare: Callable[[FakePeer], None] = lambda _: None
+
+    def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer]) -> FakePeer:
+        peer = FakePeer(events)
+        self.prepare(peer)
+        self.made.append(peer)
+        return peer
+
+
+class FakeBroker:
+    """A broker link that keeps what is published; a test delivers messages by hand."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.error: str | None = None
+        self.published: list[Message] = []
+        self.counters: Counter[str] = Counter()
+        self._came = asyncio.Event()
+
+    def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
+        self.deliver = on_message
+        self.on_link = on_link
+
+    async def publish(self, message: Message) -> None:
+        if not self.connected:
+            raise BrokerLost("no link")
+        self.published.append(message)
+        self._came.set()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        await asyncio.Event().wait()
+
+    async def sent(self, wanted: Callable[[Message], bool]) -> dict[str, Any]:
+        """The first published message of this kind, waited for."""
+        async with asyncio.timeout(5):
+            while True:
+                for message in self.published:
+                    if wanted(message):
+                        self.published.remove(message)
+                        fields: dict[str, Any] = json.loads(message.payload)
+                        return fields
+                self._came.clear()
+                await self._came.wait()

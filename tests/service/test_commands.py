@@ -1,0 +1,290 @@
+"""The MQTT door: each message to one effect or one code, once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge.contract.codes import EndReason
+from edge.contract.messages import AnswerBody, CandidateBody, Limits, OfferBody, SessionInfo, Status
+from edge.contract.topics import Topics
+from edge.signalling.broker import Message
+from edge.signalling.commands import Commands
+from edge.signalling.outbox import Outbox
+from tests.service.fakes import FakeBroker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from edge.core.principal import Principal
+    from edge.errors import EdgeError
+    from edge.signalling.ports import ReplyDoor
+
+TOPICS = Topics("cam-1")
+REPLY_TO = TOPICS.reply("bff-1")
+
+
+class FakeSessions:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.bug: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.door: ReplyDoor | None = None
+        self.owner: Principal | None = None
+
+    async def open(self, body: OfferBody, owner: Principal, door: ReplyDoor) -> AnswerBody:
+        self.calls.append(f"open {owner.subject}")
+        await self.gate.wait()
+        if self.bug:
+            raise self.bug
+        self.door, self.owner = door, owner
+        return AnswerBody(session=body.session or "s", sdp="v=0", limits=Limits(viewers=5))
+
+    async def candidate(self, body: CandidateBody, caller: Principal) -> None:
+        self.calls.append(f"candidate {body.session}")
+
+    async def close(self, session_id: str, caller: Principal) -> None:
+        self.calls.append(f"close {session_id}")
+
+    def listing(self) -> list[SessionInfo]:
+        return []
+
+    async def start(self, reason: str | None) -> None:
+        self.calls.append(f"start {reason}")
+
+    async def stop(self, reason: str | None) -> None:
+        self.calls.append(f"stop {reason}")
+
+
+class MqttDoor:
+    def __init__(self) -> None:
+        self.broker = FakeBroker()
+        self.sessions = FakeSessions()
+        self.counters: Counter[str] = Counter()
+        self.refused: list[EdgeError] = []
+        self.now_s = 0.0
+        self.outbox = Outbox(self.broker, TOPICS, self.status, self.counters)
+        self.commands = Commands(
+            TOPICS,
+            self.sessions,
+            self.outbox,
+            status=self.status,
+            now_s=lambda: self.now_s,
+            refused=self.refused.append,
+            counters=self.counters,
+        )
+
+    def status(self) -> Status:
+        return Status(device="cam-1", online=True, at=datetime.now(UTC))
+
+    def send(self, payload: bytes, **properties: Any) -> None:
+        self.commands.receive(Message(TOPICS.command, payload, **properties))
+
+    async def reply(self, command_id: str, topic: str = REPLY_TO) -> dict[str, Any]:
+        return await self.broker.sent(lambda m: m.topic == topic and json.loads(m.payload)["id"] == command_id)
+
+    async def ask(self, kind: str, content: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        command = message(kind, content, **fields)
+        self.send(json.dumps(command).encode())
+        return await self.reply(command["id"])
+
+
+def message(kind: str, content: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    expires_at = datetime.now(UTC) + timedelta(seconds=30)
+    made = {"v": 1, "id": f"c-{kind}", "type": kind, "expires_at": expires_at.isoformat(), "reply_to": REPLY_TO}
+    return {**made, "body": content or {}, **fields}
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[MqttDoor]:
+    made = MqttDoor()
+    async with running(made.outbox.run), running(made.commands.run):
+        yield made
+    assert not made.counters["command_bugs"] or made.sessions.bug
+
+
+@asynccontextmanager
+async def running(run: Callable[[asyncio.Event], Any]) -> AsyncIterator[None]:
+    ready = asyncio.Event()
+    task = asyncio.create_task(run(ready))
+    await ready.wait()
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_an_offer_is_answered_to_its_reply_topic(door: MqttDoor) -> None:
+    reply = await door.ask("session.offer", {"sdp": "v=0", "session": "s1", "viewer": "anna"})
+    assert reply["type"] == "session.answer"
+    assert reply["ok"] is True
+    assert reply["body"]["session"] == "s1"
+    assert door.sessions.calls == ["open anna"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "call", "type_"),
+    [
+        ("session.candidate", {"session": "s1", "candidate": None}, "candidate s1", "ok"),
+        ("session.close", {"session": "s1"}, "close s1", "ok"),
+        ("stream.start", {"reason": "day"}, "start day", "status"),
+        ("stream.stop", {}, "stop None", "status"),
+    ],
+)
+async def test_commands_reach_the_use_case(
+    door: MqttDoor, kind: str, body: dict[str, Any], call: str, type_: str
+) -> None:
+    reply = await door.ask(kind, body)
+    assert (reply["ok"], reply["type"]) == (True, type_)
+    assert door.sessions.calls == [call]
+
+
+async def test_questions_are_answered(door: MqttDoor) -> None:
+    assert (await door.ask("status.get"))["body"]["device"] == "cam-1"
+    assert (await door.ask("session.list"))["body"] == {"sessions": []}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["session.request_offer", "session.answer", "session.quality", "camera.set", "camera.snapshot", "publish.start"],
+)
+async def test_commands_of_later_versions_are_unsupported(door: MqttDoor, kind: str) -> None:
+    assert (await door.ask(kind))["error"]["code"] == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"v": 2}, "unsupported_version"),
+        ({"v": None}, "bad_message"),
+        ({"type": "session.dance"}, "bad_message"),
+        ({"type": None}, "bad_message"),
+        ({"expires_at": None}, "bad_message"),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "expired"),
+        ({"expires_at": "2099-01-01T00:00:00Z"}, "bad_message"),
+        ({"body": {}}, "bad_message"),
+        ({"body": {"sdp": "x" * 40_000}}, "too_large"),
+    ],
+)
+async def test_a_bad_message_gets_its_code_and_nothing_happens(
+    door: MqttDoor, change: dict[str, Any], code: str
+) -> None:
+    reply = await door.ask("session.offer", {"sdp": "v=0"}, **change)
+    assert (reply["ok"], reply["type"], reply["error"]["code"]) == (False, "error", code)
+    assert door.sessions.calls == []
+    assert door.counters[f"refused_{code}"] == 1
+    assert [error.code for error in door.refused] == [code]
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        None,
+        7,
+        "edge/v1/cam-2/reply/bff-1",
+        "edge/v1/cam-1/reply/",
+        "edge/v1/cam-1/reply/a/b",
+        "edge/v1/cam-1/reply/+",
+        "x",
+    ],
+)
+async def test_without_an_allowed_reply_topic_nothing_is_sent_and_nothing_happens(
+    door: MqttDoor, reply_to: object
+) -> None:
+    door.send(json.dumps(message("stream.stop", reply_to=reply_to)).encode())
+    await door.ask("status.get")
+    assert door.sessions.calls == []
+    assert door.counters["refused_bad_message"] == 1
+    assert all(m.topic == TOPICS.status for m in door.broker.published)
+
+
+async def test_no_json_is_answered_where_the_response_topic_is_known(door: MqttDoor) -> None:
+    door.send(b"\xff{", response_topic=REPLY_TO, correlation=b"7")
+    sent = await door.broker.sent(lambda m: m.topic == REPLY_TO and m.correlation == b"7")
+    assert sent["error"]["code"] == "bad_message"
+
+
+async def test_a_command_delivered_twice_takes_effect_once_and_is_answered_twice(door: MqttDoor) -> None:
+    door.sessions.gate.clear()
+    command = json.dumps(message("session.offer", {"sdp": "v=0"})).encode()
+    door.send(command)
+    door.send(command)
+    await asyncio.sleep(0.01)
+    door.sessions.gate.set()
+    first, second = await door.reply("c-session.offer"), await door.reply("c-session.offer")
+    door.send(command)
+    third = await door.reply("c-session.offer")
+    assert first == second == third
+    assert door.sessions.calls == ["open bff-1"]
+    assert door.counters["commands_repeated"] == 2
+
+
+async def test_the_same_id_of_another_client_is_another_command(door: MqttDoor) -> None:
+    await door.ask("stream.start")
+    other = TOPICS.reply("bff-2")
+    door.send(json.dumps(message("stream.start", reply_to=other)).encode())
+    await door.reply("c-stream.start", other)
+    assert len(door.sessions.calls) == 2
+
+
+async def test_more_commands_at_once_than_fit_are_refused_and_the_others_go_on(door: MqttDoor) -> None:
+    door.sessions.gate.clear()
+    for number in range(70):
+        door.send(json.dumps(message("session.offer", {"sdp": "v=0"}, id=f"n{number}")).encode())
+    assert (await door.reply("n69"))["error"]["code"] == "rate_limited"
+    door.sessions.gate.set()
+    assert (await door.reply("n0"))["ok"]
+
+
+async def test_error_replies_keep_to_a_budget(door: MqttDoor) -> None:
+    for _ in range(200):
+        door.send(json.dumps(message("session.dance")).encode())
+        await asyncio.sleep(0)
+    await door.ask("status.get")
+    assert door.counters["refused_bad_message"] == 200
+    assert door.counters["error_replies_withheld"] == 160
+
+
+async def test_a_bug_is_told_as_internal_and_the_door_stays_open(door: MqttDoor) -> None:
+    door.sessions.bug = ZeroDivisionError("secret detail")
+    reply = await door.ask("session.offer", {"sdp": "v=0"})
+    assert reply["error"]["code"] == "internal"
+    assert "secret" not in json.dumps(reply)
+    assert (await door.ask("status.get"))["ok"]
+
+
+async def test_what_a_session_tells_goes_to_its_owners_reply_topic(door: MqttDoor) -> None:
+    await door.ask("session.offer", {"sdp": "v=0", "session": "s1"})
+    way_back, owner = door.sessions.door, door.sessions.owner
+    assert way_back is not None
+    assert owner is not None
+    way_back.candidate("s1", owner, None, "0")
+    way_back.closed("s1", owner, EndReason.STOPPED)
+    candidate = await door.broker.sent(lambda m: m.topic == REPLY_TO and b"session.candidate" in m.payload)
+    assert candidate["body"] == {"session": "s1", "candidate": None, "sdp_mid": "0"}
+    closed = await door.broker.sent(lambda m: m.topic == REPLY_TO and b"session.closed" in m.payload)
+    assert closed["body"] == {"session": "s1", "reason": "stopped", "code": "stopped"}
+
+
+async def test_the_status_is_retained_and_says_offline_at_the_end() -> None:
+    made = MqttDoor()
+    async with running(made.outbox.run):
+        made.outbox.status_changed()
+        assert (await made.broker.sent(lambda m: m.retain and m.topic == TOPICS.status))["online"] is True
+    last = made.broker.published[-1]
+    assert last.retain
+    assert json.loads(last.payload)["online"] is False
+
+
+async def test_what_cannot_be_sent_without_a_broker_is_counted() -> None:
+    made = MqttDoor()
+    async with running(made.outbox.run):
+        made.broker.connected = False
+        made.outbox.notice("camera.lost", None, {})
+        assert made.counters["messages_dropped_offline"] == 1

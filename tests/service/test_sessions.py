@@ -1,0 +1,328 @@
+"""The session use case, with a camera and peers that do as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge.contract.codes import Code, EndReason
+from edge.contract.messages import CANDIDATES_LIMIT, AnswerBody, CandidateBody, OfferBody
+from edge.core.principal import EVERY_SCOPE, Door, Principal, Scope
+from edge.errors import CameraUnavailable, Rejected
+from edge.sessions.service import Sessions
+from edge.sessions.settings import SessionSettings
+from edge.sessions.wish import StreamWish
+from tests.service.fakes import FakeCamera, FakePeers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.service.fakes import FakePeer
+
+OFFER = "\r\n".join(
+    [
+        "v=0",
+        "o=- 1 1 IN IP4 127.0.0.1",
+        "s=-",
+        "t=0 0",
+        "a=group:BUNDLE 0",
+        "m=video 9 UDP/TLS/RTP/SAVPF 102",
+        "a=mid:0",
+        "a=recvonly",
+        "a=ice-ufrag:abcd",
+        "a=ice-pwd:abcdefghijklmnopqrstuv",
+        "a=fingerprint:sha-256 AA:BB",
+        "a=setup:actpass",
+        "a=rtcp-mux",
+        "a=rtpmap:102 H264/90000",
+        "a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+        "",
+    ],
+)
+CANDIDATE = "candidate:1 1 udp 2122260223 192.0.2.9 50000 typ host"
+ANNA = Principal("anna", "bff-1", Door.MQTT, EVERY_SCOPE - {Scope.MANAGE})
+BORIS = Principal("boris", "bff-2", Door.MQTT, EVERY_SCOPE - {Scope.MANAGE})
+TECHNICIAN = Principal("technician", "127.0.0.1", Door.LOCAL, EVERY_SCOPE)
+
+
+class House:
+    """The service with its surroundings."""
+
+    def __init__(self, state: Path, **limits: Any) -> None:
+        self.camera = FakeCamera()
+        self.peers = FakePeers()
+        self.notices: list[tuple[str, str | None]] = []
+        self.told: list[tuple[str, str, Any]] = []
+        self.counters: Counter[str] = Counter()
+        self.wish = StreamWish(state / "wish.json")
+        idle_stop_s = limits.pop("idle_stop_s", 0.2)
+        self.sessions = Sessions(
+            SessionSettings(**limits),
+            self.wish,
+            self.camera,
+            self.peers,
+            idle_stop_s=idle_stop_s,
+            now_s=asyncio.get_running_loop().time,
+            on_change=lambda: None,
+            notice=lambda kind, session, _: self.notices.append((kind, session)),
+            counters=self.counters,
+        )
+
+    # The way back to who opened a session.
+
+    def candidate(self, session: str, owner: Principal, line: str | None, mid: str) -> None:
+        self.told.append((session, owner.client, line))
+
+    def closed(self, session: str, owner: Principal, reason: EndReason) -> None:
+        self.told.append((session, owner.client, reason))
+
+    async def open(self, owner: Principal = ANNA, **fields: Any) -> AnswerBody:
+        return await self.sessions.open(OfferBody(sdp=OFFER, **fields), owner, self)
+
+    def phases(self) -> list[str]:
+        return [info.state for info in self.sessions.listing()]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def run(**limits: Any) -> AsyncIterator[House]:
+        made = House(tmp_path, **limits)
+        ready = asyncio.Event()
+        task = asyncio.create_task(made.sessions.run(ready))
+        await ready.wait()
+        yield made
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    return run
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def code_of(call: Any) -> Code:
+    with pytest.raises((Rejected, CameraUnavailable)) as caught:
+        await call
+    return caught.value.code
+
+
+async def test_from_offer_to_live_to_the_viewers_end(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        answer = await h.open(session="s1")
+        assert (answer.session, answer.sdp) == ("s1", "v=0 42c01f")
+        assert h.phases() == ["connecting"]
+        assert h.camera.wanted
+        h.peers.made[0].events.connected()
+        await until(lambda: h.phases() == ["live"])
+        await h.sessions.close("s1", ANNA)
+        await until(lambda: not h.phases())
+        assert h.peers.made[0].closed
+        assert h.told == [("s1", "bff-1", EndReason.VIEWER_CLOSED)]
+        assert [kind for kind, _ in h.notices] == ["session.live", "session.closed"]
+
+
+async def test_more_viewers_than_the_limit_are_busy_and_the_rest_notice_nothing(house: Callable[..., Any]) -> None:
+    async with house(max_viewers=2) as h:
+        await h.open()
+        await h.open()
+        with pytest.raises(Rejected) as caught:
+            await h.open()
+        assert caught.value.code is Code.BUSY
+        assert caught.value.retry_after_s
+        assert h.sessions.count == 2
+        assert len(h.peers.made) == 2
+
+
+async def test_a_viewer_that_never_connects_is_ended_after_its_deadline(house: Callable[..., Any]) -> None:
+    async with house(connect_timeout_s=0.05) as h:
+        await h.open(session="s1")
+        await until(lambda: h.sessions.count == 0)
+        assert h.told == [("s1", "bff-1", EndReason.CONNECT_TIMEOUT)]
+        assert h.peers.made[0].closed
+
+
+async def test_an_answer_that_takes_too_long_is_refused_and_leaves_nothing(house: Callable[..., Any]) -> None:
+    async with house(answer_timeout_s=0.05) as h:
+        h.camera.slow_s = 1
+        assert await code_of(h.open()) is Code.TIMEOUT
+        await until(lambda: h.sessions.count == 0)
+        assert h.peers.made[0].closed
+
+
+async def test_a_lost_connection_ends_the_session_with_its_reason(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        h.peers.made[0].events.connected()
+        h.peers.made[0].events.lost()
+        await until(lambda: h.sessions.count == 0)
+        assert h.told == [("s1", "bff-1", EndReason.CONNECTION_LOST)]
+
+
+async def test_no_camera_is_told_in_words_and_leaves_nothing(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        h.camera.fault = "no camera number 0 found"
+        with pytest.raises(CameraUnavailable, match="no camera number 0") as caught:
+            await h.open()
+        assert caught.value.code is Code.CAMERA_UNAVAILABLE
+        await until(lambda: h.sessions.count == 0)
+        assert h.told == [], "the error reply is enough"
+
+
+@pytest.mark.parametrize(
+    ("sdp", "code"), [("hello", Code.BAD_OFFER), (OFFER.replace("H264", "VP8"), Code.NO_COMMON_CODEC)]
+)
+async def test_bad_offers_leave_nothing(house: Callable[..., Any], sdp: str, code: Code) -> None:
+    async with house() as h:
+        await h.open()
+        assert await code_of(h.sessions.open(OfferBody(sdp=sdp), BORIS, h)) is code
+        await until(lambda: h.sessions.count == 1)
+
+
+async def test_the_same_session_id_twice_is_refused(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        assert await code_of(h.open(session="s1")) is Code.BAD_MESSAGE
+        assert h.sessions.count == 1
+
+
+async def test_stop_ends_everything_and_holds_over_a_restart(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        await h.sessions.stop("maintenance")
+        assert h.sessions.count == 0
+        assert not h.camera.wanted
+        assert h.told == [("s1", "bff-1", EndReason.STOPPED)]
+        assert await code_of(h.open()) is Code.STOPPED
+        await h.sessions.stop("again")
+        assert [kind for kind, _ in h.notices].count("stream.stopped") == 1
+    async with house() as h:
+        assert await code_of(h.open()) is Code.STOPPED
+        await h.sessions.start(None)
+        await h.open()
+
+
+async def test_an_unreadable_wish_counts_as_running(tmp_path: Path) -> None:
+    (tmp_path / "wish.json").write_text("{")
+    assert StreamWish(tmp_path / "wish.json").running
+
+
+async def test_a_wish_that_cannot_be_kept_holds_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wish = StreamWish(tmp_path / "missing" / "wish.json")
+    await wish.set(running=False, reason=None)
+    assert not wish.running
+    assert "will not survive" in caplog.text
+
+
+async def test_the_camera_closes_when_nobody_has_watched_and_not_for_a_page_refresh(house: Callable[..., Any]) -> None:
+    async with house(idle_stop_s=0.3) as h:
+        await h.open(session="s1")
+        await h.sessions.close("s1", ANNA)
+        await until(lambda: h.sessions.count == 0)
+        assert h.camera.wanted
+        await h.open(session="s2")
+        await asyncio.sleep(0.4)
+        assert h.camera.wants == [True]
+        await h.sessions.close("s2", ANNA)
+        await until(lambda: not h.camera.wanted)
+        await h.open(session="s3")
+        assert h.camera.wants == [True, False, True]
+
+
+async def test_another_clients_session_is_not_ones_own(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        assert await code_of(h.sessions.close("s1", BORIS)) is Code.FORBIDDEN
+        body = CandidateBody(session="s1", candidate=CANDIDATE)
+        assert await code_of(h.sessions.candidate(body, BORIS)) is Code.FORBIDDEN
+        assert h.sessions.count == 1
+        assert await code_of(h.sessions.close("nobody", ANNA)) is Code.UNKNOWN_SESSION
+        await h.sessions.close("s1", TECHNICIAN)
+        await until(lambda: h.sessions.count == 0)
+        assert h.told == [("s1", "bff-1", EndReason.CLOSED_BY_BACKEND)]
+
+
+async def test_a_candidate_that_comes_before_its_offer_waits_for_it(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        early = asyncio.create_task(h.sessions.candidate(CandidateBody(session="s1", candidate=CANDIDATE), ANNA))
+        await asyncio.sleep(0.02)
+        await h.open(session="s1")
+        await early
+        await until(lambda: len(h.peers.made[0].candidates) == 1)
+
+
+async def test_candidates_are_capped(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        body = CandidateBody(session="s1", candidate=CANDIDATE)
+        for _ in range(CANDIDATES_LIMIT):
+            await h.sessions.candidate(body, ANNA)
+        assert await code_of(h.sessions.candidate(body, ANNA)) is Code.RATE_LIMITED
+        # The end of candidates is no candidate.
+        await h.sessions.candidate(CandidateBody(session="s1", candidate=None), ANNA)
+
+
+async def test_our_own_candidates_go_to_the_owner(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        h.peers.made[0].events.local_candidate(CANDIDATE)
+        h.peers.made[0].events.local_candidate(None)
+        assert h.told == [("s1", "bff-1", CANDIDATE), ("s1", "bff-1", None)]
+
+
+async def test_a_stop_while_an_offer_is_answered_refuses_it(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        h.camera.slow_s = 0.1
+        offering = asyncio.create_task(h.open())
+        await until(lambda: h.sessions.count == 1)
+        await h.sessions.stop(None)
+        assert await code_of(offering) is Code.STOPPED
+        await until(lambda: h.sessions.count == 0)
+        assert h.peers.made[0].closed
+
+
+async def test_a_bug_in_one_session_ends_that_one_and_is_counted(house: Callable[..., Any]) -> None:
+    def with_bug(peer: FakePeer) -> None:
+        peer.bug = ZeroDivisionError("a bug")
+
+    async with house() as h:
+        await h.open(session="good")
+        h.peers.prepare = with_bug
+        await h.open(session="bad")
+        await h.sessions.close("bad", ANNA)
+        await until(lambda: h.sessions.count == 1)
+        assert h.counters["session_bugs"] == 1
+        assert ("bad", "bff-1", EndReason.INTERNAL) in h.told
+
+
+async def test_stopping_the_daemon_says_goodbye_to_every_viewer(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        await h.open(session="s2")
+    assert {told[2] for told in h.told} == {EndReason.SHUTDOWN}
+    assert all(peer.closed for peer in h.peers.made)
+    assert not h.camera.wanted
+
+
+async def test_a_session_that_does_not_close_is_not_waited_for_longer_than_its_deadline(
+    house: Callable[..., Any],
+) -> None:
+    def hanging(peer: FakePeer) -> None:
+        peer.hangs = True
+
+    async with house() as h:
+        h.peers.prepare = hanging
+        await h.open(session="s1")
+        started_s = asyncio.get_running_loop().time()
+        await h.sessions.stop(None)
+        assert h.sessions.count == 0
+        assert asyncio.get_running_loop().time() - started_s < 5
