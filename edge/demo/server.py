@@ -1,0 +1,38 @@
+"""The backend's HTTP server, in the event loop of who starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Iterator
+
+    from fastapi import FastAPI
+
+_STOP_S = 1
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the business of who starts it."""
+        yield
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve the app on a bound socket. Streams that are open at the end have a second."""
+    config = uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=_STOP_S, ws="none")
+    server = _Server(config)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listener]), name="backend")
+        try:
+            yield
+        finally:
+            server.should_exit = True
