@@ -167,6 +167,7 @@ class Camera:
     def __init__(self, client: CameraClient, topics: Topics) -> None:
         self.last_status: Status | None = None
         """As the device last said by itself; None before it did. See `status` for one that is asked for."""
+        self._online = asyncio.Event()
         self._client = client
         self._topics = topics
         self._reply_to = topics.reply(client.client_id)
@@ -243,6 +244,10 @@ class Camera:
         """What is true now."""
         return await self._ask("status.get", EmptyBody(), token, Status)
 
+    async def online(self) -> None:
+        """Wait until the device says by itself that it listens; a command that is sent earlier may be lost."""
+        await self._online.wait()
+
     def events(self) -> EventFeed:
         """What happens from now on, as an async iterator without end; bounded, the oldest goes where it is full."""
         return self._feeds.open()
@@ -255,6 +260,10 @@ class Camera:
             self._feeds.put(Event.model_validate_json(message.payload))
         elif message.topic == self._topics.status:
             self.last_status = Status.model_validate_json(message.payload)
+            if self.last_status.online:
+                self._online.set()
+            else:
+                self._online.clear()
 
     def _on_reply(self, reply: Reply) -> None:
         pending = self._pending.pop(reply.id, None)

@@ -38,6 +38,7 @@ _MISC_EVERY_S = 1.0
 _GOODBYE_S = 2.0
 _STEADY_S = 10.0
 _UNSUPPORTED_PROTOCOL = 132
+_MQTT5_PATIENCE_S = 3.0
 _TAKEN_OVER = 142
 
 
@@ -66,6 +67,7 @@ class PahoBroker:
         self._on_link: Callable[[bool], None] = lambda _: None
         self._version = MQTTProtocolVersion.MQTTv311 if settings.version == "3.1.1" else MQTTProtocolVersion.MQTTv5
         self._link: _Link | None = None
+        self._was_connected = False
         self._window = asyncio.Semaphore(_UNACKNOWLEDGED)
 
     def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
@@ -95,11 +97,14 @@ class PahoBroker:
             try:
                 await self._connect_and_serve()
             except _VersionRefused as exc:
-                log.info("the broker refused MQTT 5 (%s): from now on 3.1.1", exc.message)
+                log.info("MQTT 5: %s; trying 3.1.1", exc.message)
                 self._version = MQTTProtocolVersion.MQTTv311
                 continue
             except BrokerLost as exc:
                 self.error = exc.message
+                if self._settings.version == "auto" and not self._was_connected:
+                    # What looked like a broker without MQTT 5 was one in trouble.
+                    self._version = MQTTProtocolVersion.MQTTv5
             # A link that held starts the waits anew; one that is lost at once, as by a clash of client ids, does not.
             if time.monotonic() - began_s > _STEADY_S:
                 backoff.reset()
@@ -112,10 +117,12 @@ class PahoBroker:
         """Make the link and keep it until it is lost (BrokerLost) or this is cancelled (clean disconnect)."""
         link = _Link(self._settings, self._client_id, self._version, self._will, self._on_message)
         self._link = link
+        self._was_connected = False
         try:
             await link.open()
             await link.subscribe(self._subscriptions)
             self.connected, self.error = True, None
+            self._was_connected = True
             log.info("connected to %s:%d, MQTT %s", self._settings.host, self._settings.effective_port, link.version)
             self._on_link(True)
             await link.serve()
@@ -141,6 +148,7 @@ class _Link:
     ) -> None:
         self._settings = settings
         self._v5 = version is MQTTProtocolVersion.MQTTv5
+        self._may_fall_back = self._v5 and settings.version == "auto"
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
         self._socket: Any = None  # paho says only "like a socket"
@@ -189,7 +197,7 @@ class _Link:
                 self._socket = sock
                 self._loop.add_reader(sock, self._read)
                 self._on_register_write(None, None, sock)
-                await self._accepted
+                await self._acceptance()
         except ssl.SSLError as exc:
             raise BrokerLost(f"{address}: {_tls_words(exc)}") from exc
         except socket.gaierror as exc:
@@ -200,6 +208,16 @@ class _Link:
             raise BrokerLost(f"connection refused by {address}") from exc
         except OSError as exc:
             raise BrokerLost(f"{address}: {exc.strerror or exc}") from exc
+
+    async def _acceptance(self) -> None:
+        if not self._may_fall_back:
+            await self._accepted
+            return
+        await asyncio.wait({self._accepted}, timeout=_MQTT5_PATIENCE_S)
+        if not self._accepted.done():
+            # Some brokers of 3.1.1 wait for ever for the rest of a packet that they take for one of theirs.
+            raise _VersionRefused("the broker does not answer")
+        await self._accepted
 
     async def subscribe(self, topics: tuple[str, ...]) -> None:
         """Raises: BrokerLost: not granted."""
@@ -322,7 +340,7 @@ class _Link:
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
         if not code.is_failure:
             self._accepted.set_result(None)
-        elif self._v5 and code.value == _UNSUPPORTED_PROTOCOL and self._settings.version == "auto":
+        elif self._may_fall_back and code.value == _UNSUPPORTED_PROTOCOL:
             self._end(_VersionRefused("unsupported protocol version"))
         else:
             self._end(BrokerLost(f"the broker refused: {_refusal(code)}"))
@@ -334,7 +352,7 @@ class _Link:
             self._granted.set_result(None)
 
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
-        if not self._accepted.done() and self._v5 and self._settings.version == "auto":
+        if self._may_fall_back and not self._accepted.done():
             # A broker that knows only 3.1.1 may also just hang up.
             self._end(_VersionRefused("it closed the connection"))
         elif flags.is_disconnect_packet_from_server:

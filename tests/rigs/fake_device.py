@@ -1,14 +1,11 @@
-"""A small device that speaks contract version 1, and a broker to meet it at. A test scripts its answers."""
+"""A small device that speaks contract version 1; a test scripts its answers."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-from amqtt.broker import Broker as AmqttBroker
 
 from edge.contract.codes import Code, EndReason
 from edge.contract.decode import read
@@ -42,30 +39,8 @@ if TYPE_CHECKING:
 ANSWER_SDP = "v=0\r\na=the device's answer\r\n"
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def mqtt_settings(port: int) -> MqttSettings:
     return MqttSettings(host="127.0.0.1", port=port, tls=False, version="3.1.1", reconnect_cap_s=0.5)
-
-
-@asynccontextmanager
-async def embedded_broker(port: int) -> AsyncIterator[None]:
-    broker = AmqttBroker(
-        {
-            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
-        }
-    )
-    await broker.start()
-    try:
-        yield
-    finally:
-        await broker.shutdown()
 
 
 class FakeDevice:

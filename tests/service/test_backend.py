@@ -20,10 +20,12 @@ from edge.client import CameraClient
 from edge.contract.codes import Code, EndReason
 from edge.contract.messages import IceServer
 from edge.demo.backend import BackendSettings, make_backend
+from edge.demo.broker import EmbeddedBroker
 from edge.demo.server import serving
 from edge.demo.turn import IceSettings, TurnSettings
 from edge.errors import Rejected
-from tests.rigs.fake_device import ANSWER_SDP, FakeDevice, embedded_broker, free_port, mqtt_settings
+from tests.rigs.daemon import free_port
+from tests.rigs.fake_device import ANSWER_SDP, FakeDevice, mqtt_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +39,7 @@ GRACE_S = 0.3
 @pytest.fixture
 async def device() -> AsyncIterator[FakeDevice]:
     device = FakeDevice(free_port())
-    async with embedded_broker(device.port), device.running_device():
+    async with EmbeddedBroker("127.0.0.1", device.port), device.running_device():
         yield device
 
 
@@ -147,7 +149,7 @@ async def test_a_refusal(http: httpx.AsyncClient, device: FakeDevice, refusal: R
 
 
 @pytest.mark.parametrize("body", [{}, {"type": "answer", "sdp": "v=0"}, OFFER | {"session": "no id"}, []])
-async def test_a_bad_request_never_reaches_the_device(http: httpx.AsyncClient, device: FakeDevice, body: Any) -> None:
+async def test_a_bad_request_goes_no_further(http: httpx.AsyncClient, device: FakeDevice, body: object) -> None:
     response = await http.post("/api/start-webrtc", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "bad_message"

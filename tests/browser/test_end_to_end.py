@@ -1,0 +1,287 @@
+"""From a browser's offer to pictures that advance, with every part real."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge.demo.backend import BackendSettings
+from edge.errors import Rejected
+from tests.browser.stack import READ_CODE, advances, frames, running, state, until
+from tests.rigs.coturn import Coturn
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+
+pytestmark = [pytest.mark.timeout(180)]
+
+
+async def codec(page: Page) -> str:
+    name: str = await page.evaluate(
+        """async () => {
+          const reports = [...(await window.viewer.pc.getStats()).values()];
+          const video = reports.find((r) => r.type === "inbound-rtp" && r.kind === "video");
+          return reports.find((r) => r.id === video.codecId).mimeType;
+        }""",
+    )
+    return name
+
+
+async def test_a_page_shows_h264_and_two_viewers_share_one_encoder(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        first = await stack.live_page()
+        assert await codec(first) == "video/H264"
+        children = stack.daemon.children()
+        assert len(children) == 1, "the camera process, which holds the encoder, and nothing else"
+
+        second = await stack.live_page()
+        await advances(first)
+        assert stack.daemon.children() == children
+        # One encode: access units come at the rate of the camera, not of its viewers.
+        before, started_s = stack.daemon.status(), time.monotonic()
+        await advances(second, 40)
+        after, took_s = stack.daemon.status(), time.monotonic() - started_s
+        assert before is not None
+        assert after is not None
+        assert after["viewers"]["connected"] == 2
+        made = after["counters"]["access_units"] - before["counters"]["access_units"]
+        assert made / took_s < 45
+        # The daemon itself encodes nothing: it has not even loaded an encoder's thread.
+        assert stack.daemon.process is not None
+        threads = list(Path(f"/proc/{stack.daemon.process.pid}/task").iterdir())
+        names = {(thread / "comm").read_text().strip() for thread in threads}
+        assert not [name for name in names if "264" in name or name.startswith("av:")]
+
+        shown = await first.evaluate(READ_CODE)
+        await asyncio.sleep(0.2)
+        later = await first.evaluate(READ_CODE)
+        assert shown is not None
+        assert later is not None
+        assert later["value"] > shown["value"], "the clock in the picture goes on"
+        assert 0 <= later["late"] < 2000
+
+
+async def test_reload_stop_and_start(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        page = await stack.live_page()
+        pid = stack.daemon.children()
+        await page.reload()
+        await state(page, "live")
+        await advances(page)
+        assert stack.daemon.children() == pid
+        # The session of the page that was left is not a viewer for long.
+        await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["viewers"]["connected"] == 1, 10)
+
+        await stack.camera.stop("night")
+        await state(page, "stopped")
+        status = stack.daemon.status()
+        assert status is not None
+        assert (status["stream"]["wanted"], status["camera"]["state"]) == ("stopped", "closed")
+        assert status["viewers"]["connected"] == 0
+
+        # The wish holds over a restart of the daemon.
+        assert await asyncio.to_thread(stack.daemon.stop) == 0
+        await asyncio.to_thread(stack.daemon.start)
+        status = stack.daemon.status()
+        assert status is not None
+        assert status["stream"]["wanted"] == "stopped"
+
+        await asyncio.to_thread(stack.daemon.post, "/api/v1/stream/start")
+        await state(page, "live", 30)
+        await advances(page)
+
+
+async def test_the_camera_process_is_killed_and_video_returns_on_the_same_connection(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        pages = [await stack.live_page(), await stack.live_page()]
+        for page in pages:
+            await page.evaluate("window.first = window.viewer.pc")
+        for _ in range(2):
+            (pid,) = stack.daemon.children()
+            os.kill(pid, signal.SIGKILL)
+            killed_s = time.monotonic()
+            before = [await frames(page) for page in pages]
+            for page, count in zip(pages, before, strict=True):
+                # A few frames may still be on their way.
+                while await frames(page) < count + 10:
+                    await asyncio.sleep(0.05)
+            assert time.monotonic() - killed_s < 3 + 1, "3 s, and a second for ten frames on a slow machine"
+        for page in pages:
+            assert await page.evaluate("window.first === window.viewer.pc")
+            assert await page.evaluate("window.viewer.pc.connectionState") == "connected"
+        status = stack.daemon.status()
+        assert status is not None
+        assert status["camera"]["restarts"] == 2
+        assert status["viewers"]["connected"] == 2
+
+
+async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        page = await stack.live_page()
+        for sdp in ("", "hello", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", "v=0\r\n" + "x" * 40_000):
+            with pytest.raises(Rejected):
+                await stack.camera.offer(sdp)
+        with pytest.raises(Rejected) as caught:
+            await stack.camera.close("somebody-elses")
+        assert caught.value.code == "unknown_session"
+        await advances(page)
+
+        await asyncio.to_thread(stack.broker.kill)
+        await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: not s["broker"]["connected"])
+        status = stack.daemon.status()
+        assert status is not None
+        assert status["broker"]["error"]
+        await advances(page, 30)
+        await asyncio.to_thread(stack.broker.start)
+        await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["broker"]["connected"], 15)
+        await advances(page)
+
+        async def answers() -> object:
+            return (await stack.camera.status()).online
+
+        await until(answers)
+        other = await stack.live_page()
+        await other.close()
+
+
+async def test_more_viewers_than_places_wait_in_words_and_get_the_free_place(tmp_path: Path) -> None:
+    async with running(tmp_path, sessions={"max_viewers": 1}) as stack:
+        page = await stack.live_page()
+        other = await stack.page()
+        await state(other, "busy")
+        assert "1 of 1" in await other.inner_text("body")
+        await advances(page)
+        await page.close()
+        await state(other, "live", 40)
+
+
+async def test_a_camera_that_cannot_be_opened_is_told_in_words(tmp_path: Path) -> None:
+    missing = {"source": "file", "path": str(tmp_path / "missing.ts")}
+    async with running(tmp_path, camera=missing) as stack:
+        page = await stack.page()
+        await state(page, "unavailable")
+        assert "missing.ts" in await page.inner_text("body")
+        assert stack.daemon.status() is not None
+
+
+async def test_the_plain_page_that_posts_its_whole_offer(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        page = await stack.page("/plain")
+        await page.wait_for_function("document.querySelector('video').videoWidth > 0", timeout=20_000)
+
+        async def goes_on() -> bool:
+            before = await page.evaluate("document.querySelector('video').currentTime")
+            await asyncio.sleep(0.3)
+            return bool(await page.evaluate("document.querySelector('video').currentTime") > before)
+
+        await until(goes_on)
+
+
+@pytest.mark.slow
+async def test_a_browser_that_can_only_use_the_relay(tmp_path: Path) -> None:
+    coturn = Coturn("u", "p")
+    coturn.start()
+    try:
+        url = f"turn:{coturn.host}:{coturn.port}?transport=udp"
+        ice = {"servers": [{"urls": [url], "username": "u", "credential": "p"}]}
+        settings = BackendSettings.model_validate({"ice": ice})
+        async with running(tmp_path, backend=settings, ice={"allowed_hosts": [coturn.host]}) as stack:
+            await stack.browser.add_init_script(
+                """const Real = RTCPeerConnection;
+                window.RTCPeerConnection = class extends Real {
+                  setConfiguration(c) { super.setConfiguration({...c, iceTransportPolicy: "relay"}); }
+                };""",
+            )
+            page = await stack.page()
+            await state(page, "live", 30)
+            await advances(page)
+            (session,) = await stack.camera.sessions()
+            assert session.path
+            assert "relay" in session.path or "prflx" in session.path
+    finally:
+        coturn.stop()
+
+
+@pytest.mark.slow
+async def test_idle_and_brokerless_for_longer_than_the_watchdog_is_well(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"}
+        async with running(tmp_path, environment=environment, camera={"idle_stop_s": 1}) as stack:
+            page = await stack.live_page()
+            await page.close()
+            await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["camera"]["state"] == "closed", 20)
+            await asyncio.to_thread(stack.broker.stop)
+            assert stack.daemon.process is not None
+            pid = stack.daemon.process.pid
+            notify.setblocking(False)
+            fed, told = await asyncio.to_thread(_listen, notify, 6.0)
+            gaps = [later - earlier for earlier, later in zip(fed, fed[1:], strict=False)]
+            assert len(fed) >= 4
+            assert max(gaps) < 2, "systemd would have ended it"
+            assert stack.daemon.process.pid == pid
+            assert stack.daemon.process.poll() is None
+            assert any("no broker" in message for message in told)
+            await asyncio.to_thread(stack.broker.start)
+
+
+def _listen(notify: socket.socket, for_s: float) -> tuple[list[float], list[str]]:
+    """When the watchdog was fed, and all that was told."""
+    until_s, fed, told = time.monotonic() + for_s, list[float](), list[str]()
+    notify.settimeout(0.2)
+    try:
+        while True:  # what waited from before
+            notify.setblocking(False)
+            told.append(notify.recv(4096).decode())
+    except BlockingIOError:
+        notify.settimeout(0.2)
+    while time.monotonic() < until_s:
+        try:
+            message = notify.recv(4096).decode()
+        except TimeoutError:
+            continue
+        told.append(message)
+        if message == "WATCHDOG=1":
+            fed.append(time.monotonic())
+    return fed, told
+
+
+@pytest.mark.slow
+async def test_a_step_of_the_wall_clock_freezes_nothing(tmp_path: Path) -> None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    clock = tmp_path / "clock"
+    clock.write_text("+0s\n")
+    environment = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    async with running(tmp_path, environment=environment) as stack:
+        page = await stack.live_page()
+        for step in ("+3h", "-2d"):
+            clock.write_text(step + "\n")
+
+            async def stepped(wanted: str = step) -> bool:
+                shown = await page.evaluate(READ_CODE)
+                return shown is not None and (shown["late"] < -3600_000) == wanted.startswith("+")
+
+            await advances(page, 60)
+            await until(stepped)
+            status = stack.daemon.status()
+            assert status is not None
+            assert status["camera"]["restarts"] == 0
+            assert status["viewers"]["connected"] == 1
+        clock.write_text("+0s\n")
+        other = await stack.live_page()
+        await advances(other)
+        await advances(page)

@@ -1,0 +1,60 @@
+"""A small certificate authority, for brokers that ask for client certificates."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Authority:
+    """Makes certificates in a directory; `ca_file` is what the other side has to know."""
+
+    def __init__(self, directory: Path, name: str = "test-ca") -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._certificate = self._build(self._name, self._key, timedelta(days=-1), timedelta(days=1), ca=True)
+        self.ca_file = directory / f"{name}.pem"
+        self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, name: str, *, expired: bool = False) -> tuple[Path, Path]:
+        """A certificate and its key, for 127.0.0.1, localhost and the name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        until = timedelta(hours=-1) if expired else timedelta(days=1)
+        certificate = self._build(subject, key, timedelta(days=-1), until, ca=False)
+        cert_file, key_file = self._directory / f"{name}.pem", self._directory / f"{name}.key"
+        cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
+        return cert_file, key_file
+
+    def _build(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, since: timedelta, until: timedelta, *, ca: bool
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + since)
+            .not_valid_after(now + until)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )

@@ -1,0 +1,131 @@
+"""The real daemon as a process, with its settings file, its log and its local API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Daemon:
+    """`edge-streamer run` in a directory of its own. `prefix`: a program that runs it (faketime)."""
+
+    def __init__(
+        self,
+        directory: Path,
+        mqtt: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str] | None = None,
+        **sections: Mapping[str, Any],
+    ) -> None:
+        self.directory = directory
+        self.api_port = free_port()
+        self._environment = dict(environment or {})
+        self._log = directory / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        settings: dict[str, Mapping[str, Any]] = {
+            "device": {"id": "cam-1"},
+            "auth": {"mode": "off"},
+            "mqtt": mqtt,
+            "api": {"port": self.api_port},
+            "state": {"dir": str(directory / "state")},
+            "camera": {"source": "synthetic"},
+        }
+        for name, section in sections.items():
+            settings[name] = {**settings.get(name, {}), **section}
+        lines = [
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+            for name, section in settings.items()
+        ]
+        self.config = directory / "edge-streamer.toml"
+        self.config.write_text("\n".join(lines))
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edge", "run", "--config", str(self.config)],
+                cwd=ROOT,
+                env={**os.environ, **self._environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        self.wait(lambda: self.status() is not None, 20)
+
+    def status(self) -> dict[str, Any] | None:
+        """None while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/api/v1/status", timeout=5) as answer:
+                status: dict[str, Any] = json.load(answer)
+                return status
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    def post(self, path: str) -> dict[str, Any]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            fields: dict[str, Any] = json.load(answer)
+            return fields
+
+    def wait(self, condition: Callable[[], object], timeout_s: float = 10) -> None:
+        """Until a condition holds."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process is not None
+            assert self.process.poll() is None, f"the daemon ended:\n{self.log()}"
+            assert time.monotonic() < deadline_s, f"waited {timeout_s} s in vain; {self.status()}\n{self.log()}"
+            time.sleep(0.05)
+
+    def wait_for_status(self, condition: Callable[[dict[str, Any]], object], timeout_s: float = 10) -> None:
+        def holds() -> object:
+            status = self.status()
+            return status is not None and condition(status)
+
+        self.wait(holds, timeout_s)
+
+    def children(self) -> list[int]:
+        """The process ids of its children: the camera process and nothing else."""
+        assert self.process is not None
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
+    def log(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status. Fails where it takes longer than ten seconds."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+    def end(self) -> None:
+        """Whatever state it is in, nothing of it stays; a bug that it met fails the test."""
+        if self.process is not None and self.process.poll() is None:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        assert "Traceback" not in self.log(), self.log()
+        assert "never retrieved" not in self.log(), self.log()
