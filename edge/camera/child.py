@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -143,7 +142,7 @@ class CameraChild:
     def _leave(self) -> NoReturn:
         """End the process, from another thread than the main one, which may hang in the source."""
         self._todo.put(None)
-        time.sleep(_GOODBYE_S)
+        threading.Event().wait(_GOODBYE_S)
         os._exit(1)
 
 
