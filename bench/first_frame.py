@@ -1,4 +1,4 @@
-"""How soon a page shows a picture, how late that picture is, and what it costs: `./dev bench first-frame [--json FILE]`.
+"""How soon a page shows a picture, how late it is, and what it costs: `./dev bench first-frame [--json FILE]`.
 
 Everything is real and on this machine: Chromium with the reference page, the reference backend, mosquitto, the
 daemon. First frame: from the page's post of its offer (before its own gathering ends) to the first frame displayed.
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.browser.stack import advances, running, state
-from tests.rigs.daemon import Daemon
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
     from tests.browser.stack import Stack
+    from tests.rigs.daemon import Daemon
 
 WARM, COLD = 20, 8
 LATENCY_S = 10

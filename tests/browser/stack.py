@@ -35,7 +35,8 @@ READ_CODE = """() => {
   context.drawImage(video, 0, 0);
   const now = Date.now(), block = Math.floor(canvas.width / 40);
   let bits = "";
-  for (let i = 0; i < 40; i++) bits += context.getImageData(i * block + (block >> 1), 8, 1, 1).data[1] > 128 ? "1" : "0";
+  const light = (x) => context.getImageData(x, 8, 1, 1).data[1] > 128;
+  for (let i = 0; i < 40; i++) bits += light(i * block + (block >> 1)) ? "1" : "0";
   const value = parseInt(bits.slice(0, 32), 2), sum = parseInt(bits.slice(32), 2);
   const want = ((value >>> 24) ^ (value >>> 16) ^ (value >>> 8) ^ value ^ 0x5a) & 0xff;
   return want === sum ? {value, late: (now >>> 0) - value} : null;

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from edge.core.access_unit import StreamFormat
 from edge.errors import BrokerLost, CameraUnavailable, Rejected
-from edge.signalling.broker import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from edge.core.candidate import Candidate
     from edge.core.offer import H264Choice, Offer
     from edge.sessions.ports import PeerEvents
+    from edge.signalling.broker import Message
 
 FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
 

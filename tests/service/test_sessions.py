@@ -24,26 +24,22 @@ if TYPE_CHECKING:
 
     from tests.service.fakes import FakePeer
 
-OFFER = "\r\n".join(
-    [
-        "v=0",
-        "o=- 1 1 IN IP4 127.0.0.1",
-        "s=-",
-        "t=0 0",
-        "a=group:BUNDLE 0",
-        "m=video 9 UDP/TLS/RTP/SAVPF 102",
-        "a=mid:0",
-        "a=recvonly",
-        "a=ice-ufrag:abcd",
-        "a=ice-pwd:abcdefghijklmnopqrstuv",
-        "a=fingerprint:sha-256 AA:BB",
-        "a=setup:actpass",
-        "a=rtcp-mux",
-        "a=rtpmap:102 H264/90000",
-        "a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
-        "",
-    ],
-)
+OFFER = """v=0
+o=- 1 1 IN IP4 127.0.0.1
+s=-
+t=0 0
+a=group:BUNDLE 0
+m=video 9 UDP/TLS/RTP/SAVPF 102
+a=mid:0
+a=recvonly
+a=ice-ufrag:abcd
+a=ice-pwd:abcdefghijklmnopqrstuv
+a=fingerprint:sha-256 AA:BB
+a=setup:actpass
+a=rtcp-mux
+a=rtpmap:102 H264/90000
+a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f
+"""
 CANDIDATE = "candidate:1 1 udp 2122260223 192.0.2.9 50000 typ host"
 ANNA = Principal("anna", "bff-1", Door.MQTT, EVERY_SCOPE - {Scope.MANAGE})
 BORIS = Principal("boris", "bff-2", Door.MQTT, EVERY_SCOPE - {Scope.MANAGE})
