@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from edge.client import Camera
+
 ANSWER_SDP = "v=0\r\na=the device's answer\r\n"
 
 
@@ -72,6 +74,11 @@ class FakeDevice:
             yield self
             work.cancel()
             link.cancel()
+
+    async def meet(self, camera: Camera) -> None:
+        """Until a client's link is made; amqtt does not close a connection that comes while it stops."""
+        await camera.status()
+        self.commands.clear()
 
     async def got(self, kind: str, count: int = 1) -> list[Any]:
         """The bodies of all commands of a type, once there are as many."""

@@ -52,6 +52,7 @@ async def backend(device: FakeDevice, ice: IceSettings | None = None) -> AsyncIt
             serving(make_backend(client.camera("cam-1"), settings), listener),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http,
         ):
+            await device.meet(client.camera("cam-1"))
             yield http
 
 

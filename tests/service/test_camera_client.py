@@ -40,6 +40,7 @@ async def device() -> AsyncIterator[FakeDevice]:
 @pytest.fixture
 async def client(device: FakeDevice) -> AsyncIterator[CameraClient]:
     async with CameraClient.connect(mqtt_settings(device.port), "bff-7", timeout_s=2) as client:
+        await device.meet(client.camera("cam-1"))
         yield client
 
 
@@ -128,7 +129,6 @@ async def test_stop_start_status_and_sessions(camera: Camera, device: FakeDevice
 
 async def test_events_and_the_status_that_the_device_sends_by_itself(camera: Camera, device: FakeDevice) -> None:
     events = camera.events()
-    await camera.status()
     await device.event("camera.lost")
     await device.event("camera.back")
     assert [(await anext(events)).type for _ in range(2)] == ["camera.lost", "camera.back"]
@@ -163,7 +163,6 @@ async def test_a_command_waits_for_the_link(device: FakeDevice) -> None:
 
 async def test_what_cannot_be_used_is_counted(camera: Camera, client: CameraClient, device: FakeDevice) -> None:
     other = b'{"id": "x", "type": "session.closed", "ok": true, "body": {"session": "other", "reason": "stopped"}}'
-    await camera.status()
     for payload in (b"no JSON", b'{"id": "gone", "type": "ok", "ok": true}', other):
         await device.publish_reply("bff-7", payload)
     await camera.status()

@@ -1,0 +1,218 @@
+"""Offers of browsers and of others. Chromium's are recorded; the rest is written by hand after public descriptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.sdp import SessionDescription
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.contract.codes import Code
+from edge.core.h264_profile import ProfileLevel, read_profile_level
+from edge.core.offer import read_offer
+from edge.errors import Rejected
+
+OFFERS = Path(__file__).parents[1] / "offers"
+
+
+def offer_of(name: str) -> str:
+    return (OFFERS / f"{name}.sdp").read_text().replace("\n", "\r\n")
+
+
+def stream(text: str) -> ProfileLevel:
+    level = read_profile_level(text)
+    assert level is not None
+    return level
+
+
+HD720, HD1080 = stream("42c01f"), stream("42c028")
+
+
+async def answered(sdp: str, of: ProfileLevel) -> str:
+    """The answer that goes out, by way of the real engine."""
+    offer = read_offer(sdp)
+    choice = offer.choose(of)
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        pc.addTransceiver("video", direction="sendonly")
+        await pc.setRemoteDescription(RTCSessionDescription(offer.for_engine(choice), "offer"))
+        await pc.setLocalDescription(await pc.createAnswer())
+        return offer.finish_answer(pc.localDescription.sdp, choice, complete=True)
+    finally:
+        await pc.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "payload_type", "rtx", "profile"),
+    [
+        ("chrome", 108, 109, "42c0"),
+        ("chrome-audio-video-data", 108, 109, "42c0"),
+        ("chrome-android", 127, 125, "42c0"),
+        ("edge", 108, 109, "42c0"),
+        ("safari", 98, 99, "42c0"),
+        ("ios", 98, 99, "42c0"),
+        ("firefox", 126, 127, "42c0"),
+        ("max-bundle", 98, 99, "42c0"),
+        ("gathered", 108, 109, "42c0"),
+        ("baseline-only", 98, 99, "4200"),
+        ("main-that-is-constrained-baseline", 98, 99, "4d80"),
+    ],
+)
+@pytest.mark.parametrize("of", [HD720, HD1080])
+async def test_the_answer_takes_h264_and_tells_the_truth(
+    name: str, payload_type: int, rtx: int, profile: str, of: ProfileLevel
+) -> None:
+    sdp = offer_of(name)
+    answer = await answered(sdp, of)
+    offered, got = SessionDescription.parse(sdp), SessionDescription.parse(answer)
+    assert [m.kind for m in got.media] == [m.kind for m in offered.media], "one section for each, in order"
+    video = next(m for m in got.media if m.kind == "video")
+    assert video.fmt == [payload_type, rtx]
+    h264, retransmission = video.rtp.codecs
+    assert h264.mimeType == "video/H264"
+    assert h264.parameters["profile-level-id"] == profile + of.text[4:]
+    assert h264.parameters["packetization-mode"] == "1"
+    assert h264.parameters["level-asymmetry-allowed"] == "1"
+    assert retransmission.parameters["apt"] == payload_type
+    assert video.direction == "sendonly"
+    assert video.port != 0
+    assert [m.port for m in got.media if m is not video] == [0] * (len(got.media) - 1)
+    assert [m.rtp.muxId for m in got.media] == [m.rtp.muxId for m in offered.media]
+    assert [group.items for group in got.group] == [[video.rtp.muxId]]
+
+
+@pytest.mark.parametrize("name", ["firefox-without-h264", "high-only", "main-only", "single-nal-only"])
+def test_an_offer_without_what_the_stream_is_has_no_common_codec(name: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        read_offer(offer_of(name)).choose(HD720)
+    assert caught.value.code is Code.NO_COMMON_CODEC
+    assert "H.264" in caught.value.message
+
+
+def test_without_asymmetry_the_level_has_to_fit() -> None:
+    offer = read_offer(offer_of("no-asymmetry"))
+    assert offer.choose(HD720).profile_level_id == "42c01f"
+    assert not offer.choose(HD720).asymmetry
+    with pytest.raises(Rejected):
+        offer.choose(HD1080)
+
+
+async def test_without_asymmetry_the_answer_claims_none() -> None:
+    assert "level-asymmetry" not in await answered(offer_of("no-asymmetry"), HD720)
+
+
+def test_a_high_stream_goes_out_as_high() -> None:
+    assert read_offer(offer_of("safari")).choose(stream("640c1f")).payload_type == 96
+    assert read_offer(offer_of("edge")).choose(stream("64001f")).payload_type == 118
+
+
+@pytest.mark.parametrize("name", [path.stem for path in OFFERS.glob("*.sdp")])
+def test_what_cannot_be_resolved_or_used_does_not_reach_the_engine(name: str) -> None:
+    offer = read_offer(offer_of(name))
+    assert all(".local" not in candidate.host for candidate in offer.candidates)
+    try:
+        text = offer.for_engine(offer.choose(HD720))
+    except Rejected:
+        return
+    assert ".local" not in text
+    assert "candidate" not in text
+    assert "VP8" not in text
+    assert "AV1" not in text
+
+
+def test_the_candidates_of_a_whole_offer_are_kept_but_for_tcp() -> None:
+    offer = read_offer(offer_of("gathered"))
+    assert [(c.host, c.type) for c in offer.candidates] == [
+        ("192.0.2.7", "host"),
+        ("198.51.100.7", "srflx"),
+        ("203.0.113.9", "relay"),
+    ]
+
+
+async def test_an_answer_that_is_not_complete_says_that_more_follows() -> None:
+    offer = read_offer(offer_of("chrome"))
+    choice = offer.choose(HD720)
+    engine = "v=0\r\ns=-\r\na=group:BUNDLE 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 108\r\na=mid:0\r\na=end-of-candidates\r\n"
+    trickled = offer.finish_answer(engine, choice, complete=False)
+    assert "a=ice-options:trickle" in trickled
+    assert "a=end-of-candidates" not in trickled
+    assert "a=end-of-candidates" in offer.finish_answer(engine, choice, complete=True)
+
+
+CHROME = offer_of("chrome")
+
+
+@pytest.mark.parametrize(
+    "sdp",
+    [
+        "",
+        "hello",
+        "\0\1\2",
+        "v=0",
+        CHROME.replace("m=video 9", "m=video 0"),
+        CHROME.replace("m=video", "m=audio"),
+        CHROME.replace("a=recvonly", "a=sendonly"),
+        CHROME.replace("a=recvonly", "a=inactive"),
+        CHROME.replace("a=mid:0", "a=mid:"),
+        CHROME.replace("a=fingerprint", "a=fingerprin"),
+        CHROME.replace("a=ice-ufrag", "a=ice-frag"),
+        CHROME.replace("a=ice-pwd:", "a=ice-pwd:short "),
+        CHROME.replace("a=setup:actpass", "a=setup:holdconn"),
+        CHROME.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP"),
+        CHROME.replace("m=video 9", "m=video x"),
+        CHROME + "a=x:y\r\n" * 3000,
+        CHROME + "m=audio 9 RTP/AVP 0\r\n" * 20,
+    ],
+    ids=str,
+)
+def test_what_is_no_usable_offer_is_told_as_such(sdp: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        read_offer(sdp)
+    assert caught.value.code is Code.BAD_OFFER
+
+
+def engine_takes(sdp: str) -> None:
+    """Whatever comes in is refused with a code, or becomes text that the engine's parser takes."""
+    try:
+        offer = read_offer(sdp)
+        text = offer.for_engine(offer.choose(HD720))
+    except Rejected as exc:
+        assert exc.code in (Code.BAD_OFFER, Code.NO_COMMON_CODEC)
+        return
+    (media,) = SessionDescription.parse(text).media
+    assert media.rtp.codecs[0].mimeType == "video/H264"
+
+
+@given(st.text())
+def test_any_text(text: str) -> None:
+    engine_takes(text)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    names = sorted(path.stem for path in OFFERS.glob("*.sdp"))
+    lines = offer_of(draw(st.sampled_from(names))).split("\r\n")
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, len(lines) - 1))
+        match draw(st.sampled_from(["drop", "twice", "swap", "edit", "cut"])):
+            case "drop":
+                lines[at : at + 1] = lines[at : at + 1] if len(lines) == 1 else []
+            case "twice":
+                lines.insert(at, lines[at])
+            case "swap":
+                other = draw(st.integers(0, len(lines) - 1))
+                lines[at], lines[other] = lines[other], lines[at]
+            case "edit":
+                lines[at] += draw(st.text(max_size=5))
+            case _:
+                lines[at] = lines[at][: draw(st.integers(0, len(lines[at])))]
+    return "\r\n".join(lines)
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated())
+def test_damaged_offers(sdp: str) -> None:
+    engine_takes(sdp)

@@ -1,0 +1,265 @@
+"""The small rules: time is a number, nothing waits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.contract.codes import Code, EndReason
+from edge.contract.topics import Topics
+from edge.core.admission import admit
+from edge.core.backoff import Backoff
+from edge.core.budget import Budget
+from edge.core.candidate import read_candidate
+from edge.core.demand import CameraDemand
+from edge.core.h264_profile import Profile, read_profile_level
+from edge.core.keyframes import KeyframeRequests
+from edge.core.lane import Lane
+from edge.core.once import OnceWindow
+from edge.core.principal import Door, Principal
+from edge.core.session import Deadlines, Phase, SessionMachine
+from edge.errors import Rejected
+
+
+def test_a_backoff_grows_to_its_cap_and_is_drawn_below_it() -> None:
+    backoff = Backoff(first_s=0.5, cap_s=10)
+    assert [backoff.next_s(1.0) for _ in range(7)] == [0.5, 1, 2, 4, 8, 10, 10]
+    assert backoff.next_s(0.0) == 0
+    backoff.reset()
+    assert backoff.next_s(1.0) == 0.5
+
+
+def test_a_budget_allows_a_burst_and_then_its_rate() -> None:
+    budget = Budget(per_s=2, burst=3)
+    assert [budget.take(0) for _ in range(4)] == [True, True, True, False]
+    assert budget.take(0.5)
+    assert not budget.take(0.6)
+    assert [budget.take(100) for _ in range(4)] == [True, True, True, False]
+
+
+def test_admission() -> None:
+    admit(running=True, sessions=4, max_viewers=5)
+    with pytest.raises(Rejected) as busy:
+        admit(running=True, sessions=5, max_viewers=5)
+    assert busy.value.code is Code.BUSY
+    assert busy.value.retry_after_s
+    with pytest.raises(Rejected) as stopped:
+        admit(running=False, sessions=0, max_viewers=5)
+    assert stopped.value.code is Code.STOPPED
+
+
+def test_the_camera_is_wanted_while_watched_and_a_while_after() -> None:
+    demand = CameraDemand(idle_stop_s=30)
+    assert not demand.wanted(running=True, now_s=0)
+    demand.sessions(1, now_s=1)
+    assert demand.wanted(running=True, now_s=1000)
+    assert demand.changes_s() is None
+    demand.sessions(0, now_s=1000)
+    assert demand.changes_s() == 1030
+    assert demand.wanted(running=True, now_s=1029)
+    assert not demand.wanted(running=True, now_s=1030)
+    assert demand.changes_s() is None
+
+
+def test_a_stopped_stream_wants_no_camera_also_not_after_it() -> None:
+    demand = CameraDemand(idle_stop_s=30)
+    demand.sessions(1, now_s=0)
+    demand.sessions(0, now_s=1)
+    assert not demand.wanted(running=False, now_s=2)
+    assert not demand.wanted(running=True, now_s=3)
+
+
+def test_the_once_window_remembers_for_its_time_and_refuses_when_full() -> None:
+    window: OnceWindow[str] = OnceWindow(keep_s=300, limit=2)
+    window.put("a", "1", "first", 0)
+    assert window.seen("a", "1", 299) == "first"
+    assert window.seen("b", "1", 299) is None
+    window.put("b", "1", "second", 299)
+    with pytest.raises(Rejected) as full:
+        window.put("c", "1", "third", 299)
+    assert (full.value.code, full.value.retry_after_s) == (Code.RATE_LIMITED, 1)
+    assert window.seen("a", "1", 300) is None
+    window.put("c", "1", "third", 300)
+    assert len(window) == 2
+
+
+def test_ownership_is_the_door_and_the_client() -> None:
+    opener = Principal("anna", "bff-1", Door.MQTT)
+    assert Principal("bff-1", "bff-1", Door.MQTT).owns(opener)
+    assert not Principal("anna", "bff-2", Door.MQTT).owns(opener)
+    assert not Principal("anna", "bff-1", Door.LOCAL).owns(opener)
+
+
+def test_a_session_goes_its_way_and_each_phase_has_its_deadline() -> None:
+    machine = SessionMachine(Deadlines(answering_s=8, connecting_s=15, closing_s=3))
+    assert machine.deadline_s() is None
+    machine.advance(Phase.ANSWERING, 0)
+    assert (machine.overdue(7.9), machine.overdue(8)) == (None, EndReason.ANSWER_TIMEOUT)
+    machine.advance(Phase.CONNECTING, 5)
+    assert (machine.overdue(19), machine.overdue(20)) == (None, EndReason.CONNECT_TIMEOUT)
+    machine.advance(Phase.LIVE, 6)
+    assert machine.overdue(1e9) is None
+    assert machine.finish(EndReason.STOPPED, 7)
+    assert machine.deadline_s() == 10
+    assert not machine.finish(EndReason.CONNECTION_LOST, 8)
+    assert machine.end is EndReason.STOPPED
+    assert machine.advance(Phase.CLOSED, 9)
+
+
+@given(st.lists(st.sampled_from(list(Phase)), max_size=20))
+def test_a_session_never_comes_back_from_its_end(phases: list[Phase]) -> None:
+    machine = SessionMachine(Deadlines())
+    order = list(Phase)
+    for now_s, phase in enumerate(phases):
+        before = machine.phase
+        if machine.advance(phase, now_s):
+            assert order.index(machine.phase) > order.index(before)
+        else:
+            assert machine.phase is before
+
+
+@given(st.lists(st.tuples(st.sampled_from(["key", "delta", "take"]), st.none()), max_size=60), st.integers(1, 6))
+def test_a_lane_is_bounded_and_never_shows_a_picture_that_cannot_be_decoded(
+    steps: list[tuple[str, None]], limit: int
+) -> None:
+    lane: Lane[tuple[int, bool]] = Lane(limit)
+    taken: list[tuple[int, bool]] = []
+    pushed = 0
+    for step, _ in steps:
+        if step == "take":
+            if (unit := lane.take()) is not None:
+                taken.append(unit)
+        else:
+            lane.push((pushed, step == "key"), keyframe=step == "key")
+            pushed += 1
+        assert len(lane) <= limit
+    while (unit := lane.take()) is not None:
+        taken.append(unit)
+    last = None
+    for number, keyframe in taken:
+        assert keyframe or number == (last if last is not None else -2) + 1, "a gap ends only at a keyframe"
+        last = number
+
+
+def test_keyframe_wishes_are_coalesced_and_none_is_lost() -> None:
+    requests = KeyframeRequests(interval_s=0.5)
+    assert requests.wish(0)
+    assert not requests.wish(0.1)
+    assert not requests.due(0.4)
+    assert requests.due(0.5)
+    assert not requests.due(0.6)
+    assert not requests.wish(0.7)
+    requests.came()
+    assert not requests.due(1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "profile", "level"),
+    [
+        ("42e01f", Profile.CONSTRAINED_BASELINE, 31),
+        ("42c028", Profile.CONSTRAINED_BASELINE, 40),
+        ("4d801f", Profile.CONSTRAINED_BASELINE, 31),
+        ("58c01f", Profile.CONSTRAINED_BASELINE, 31),
+        ("42001F", Profile.BASELINE, 31),
+        ("4d0028", Profile.MAIN, 40),
+        ("640c1f", Profile.CONSTRAINED_HIGH, 31),
+        ("640028", Profile.HIGH, 40),
+    ],
+)
+def test_profiles_by_the_table_of_rfc_6184(text: str, profile: Profile, level: int) -> None:
+    read = read_profile_level(text)
+    assert read is not None
+    assert (read.profile, read.level_idc) == (profile, level)
+
+
+@pytest.mark.parametrize("text", ["", "42e0", "42e01f00", "zzzzzz", "f4001f"])
+def test_what_is_no_profile_of_ours(text: str) -> None:
+    assert read_profile_level(text) is None
+
+
+def test_level_1b_lies_between_1_and_1_1() -> None:
+    one_b, one_one, one = (read_profile_level(text) for text in ("42f00b", "42e00b", "42e00a"))
+    assert one_b is not None
+    assert one_one is not None
+    assert one is not None
+    assert one_one.carries(one_b)
+    assert one_b.carries(one)
+    assert not one_b.carries(one_one)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "candidate:1 1 udp 2122260223 192.0.2.9 50000 typ host",
+        "a=candidate:1 1 UDP 2122260223 2001:db8::7 50000 typ srflx raddr :: rport 9 generation 0",
+        "1 1 udp 1 192.0.2.9 50000 typ relay",
+    ],
+)
+def test_candidates_of_use(line: str) -> None:
+    candidate = read_candidate(line)
+    assert candidate is not None
+    assert candidate.port == 50000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "candidate:1 1 tcp 1518280447 192.0.2.9 9 typ host tcptype active",
+        "candidate:1 2 udp 2122260223 192.0.2.9 50000 typ host",
+        "candidate:1 1 udp 2122260223 8b3cf4a1.local 50000 typ host",
+    ],
+)
+def test_candidates_of_no_use(line: str) -> None:
+    assert read_candidate(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "candidate",
+        "candidate:1 1 udp 1 camera.example 50000 typ host",
+        "candidate:1 1 udp 1 192.0.2.9 70000 typ host",
+        "candidate:1 1 udp 9999999999 192.0.2.9 7 typ host",
+        "candidate:1 1 udp 1 192.0.2.9 7 typ wormhole",
+    ],
+)
+def test_malformed_candidates(line: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        read_candidate(line)
+    assert caught.value.code is Code.BAD_MESSAGE
+
+
+@given(st.text(max_size=200))
+def test_any_text_as_a_candidate(line: str) -> None:
+    try:
+        read_candidate(line)
+    except Rejected as exc:
+        assert exc.code is Code.BAD_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("topic", "client"),
+    [
+        ("edge/v1/cam-1/reply/bff-7", "bff-7"),
+        ("edge/v1/cam-1/reply/", None),
+        ("edge/v1/cam-1/reply/a/b", None),
+        ("edge/v1/cam-1/reply/+", None),
+        ("edge/v1/cam-1/reply/#", None),
+        ("edge/v1/cam-2/reply/bff-7", None),
+        ("edge/v1/cam-1/command", None),
+        ("edge/v1/cam-1/reply/" + "x" * 65, None),
+    ],
+)
+def test_reply_topics(topic: str, client: str | None) -> None:
+    assert Topics("cam-1").reply_client(topic) == client
+
+
+def test_every_code_has_an_http_status_and_every_end_a_known_code() -> None:
+    assert all(400 <= code.http_status < 600 for code in Code)
+    assert {reason for reason in EndReason if reason.code is None} == {
+        EndReason.VIEWER_CLOSED,
+        EndReason.CLOSED_BY_BACKEND,
+        EndReason.REFUSED,
+    }

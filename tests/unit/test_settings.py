@@ -1,0 +1,111 @@
+"""The settings file and the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge.__main__ import main
+from edge.errors import ConfigInvalid
+from edge.settings import load_settings
+
+LEAST = """
+[device]
+id = "cam-1"
+[mqtt]
+host = "broker.example"
+ca_file = "/etc/ca.pem"
+cert_file = "/etc/cert.pem"
+key_file = "/etc/key.pem"
+[auth]
+mode = "off"
+"""
+
+
+def file(directory: Path, text: str) -> Path:
+    path = directory / "edge-streamer.toml"
+    path.write_text(text)
+    return path
+
+
+def faults(directory: Path, text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigInvalid) as caught:
+        load_settings(file(directory, text))
+    return caught.value.faults
+
+
+def test_the_least_file_has_good_defaults(tmp_path: Path) -> None:
+    settings = load_settings(file(tmp_path, LEAST))
+    assert (settings.camera.width, settings.camera.height, settings.camera.fps) == (1280, 720, 30)
+    assert (settings.mqtt.effective_port, settings.mqtt.tls, settings.mqtt.prefix) == (8883, True, "edge/v1")
+    assert (settings.api.host, settings.camera.idle_stop_s) == ("127.0.0.1", 30)
+    assert (settings.sessions.max_viewers, settings.sessions.connect_timeout_s) == (5, 15)
+
+
+def test_every_fault_is_told_at_once_with_its_key(tmp_path: Path) -> None:
+    told = faults(
+        tmp_path,
+        LEAST.replace("cam-1", "cam/1").replace("key_file", "kee_file")
+        + '[camera]\nsource = "file"\nfps = 0\n[api]\nhost = "0.0.0.0"\n[colour]\nx = 1\n',
+    )
+    keys = {fault.partition(":")[0] for fault in told}
+    assert keys >= {"device.id", "mqtt.kee_file", "camera.fps", "api.host", "colour"}
+    assert "mqtt.kee_file: unknown key" in told
+    assert "cam/1" not in "".join(told), "no fault repeats a value"
+
+
+def test_authority_is_required_and_not_built_so_its_absence_has_to_be_said(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, LEAST.replace('[auth]\nmode = "off"', ""))
+    assert fault.startswith("auth.mode: ")
+    assert 'mode = "off"' in fault
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ('key_file = "/etc/key.pem"', "mqtt"),
+        ('mode = "off"', "auth.mode"),
+        ('host = "broker.example"', "mqtt.host"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, change: str, key: str) -> None:
+    assert any(fault.startswith(f"{key}: ") for fault in faults(tmp_path, LEAST.replace(change, "")))
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE__CAMERA__FPS", "15")
+    monkeypatch.setenv("EDGE__MQTT__HOST", "other.example")
+    settings = load_settings(file(tmp_path, LEAST + "[camera]\nfps = 25\nwidth = 640\n"))
+    assert (settings.camera.fps, settings.camera.width, settings.mqtt.host) == (15, 640, "other.example")
+    monkeypatch.setenv("EDGE__CAMERA__FPS", "many")
+    assert faults(tmp_path, LEAST)[0].startswith("camera.fps: ")
+
+
+def test_what_is_no_toml_and_what_is_not_there(tmp_path: Path) -> None:
+    assert "not TOML" in faults(tmp_path, "[device")[0]
+    with pytest.raises(ConfigInvalid, match="No such file"):
+        load_settings(tmp_path / "nothing.toml")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = file(tmp_path, LEAST)
+    assert main(["check-config", str(good)]) == 0
+    assert "ok" in capsys.readouterr().out
+    bad = file(tmp_path, LEAST + "[camera]\nfps = 0\nsize = 3\n")
+    assert main(["check-config", str(bad)]) == 78
+    assert main(["run", "--config", str(bad)]) == 78
+    told = capsys.readouterr().err
+    assert "camera.fps: " in told
+    assert "camera.size: unknown key" in told
+
+
+def test_checking_does_not_load_the_media_stack(tmp_path: Path) -> None:
+    good = file(tmp_path, LEAST)
+    code = (
+        "import sys; from edge.__main__ import main; main(['check-config', sys.argv[1]]);"
+        "sys.exit(any(name in sys.modules for name in ('aiortc', 'av', 'fastapi')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(good)], check=False).returncode == 0
