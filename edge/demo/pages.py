@@ -39,19 +39,21 @@ class Pages:
         self._camera = camera
         self._grace_s = grace_s
         self._pages: dict[str, _Page] = {}
-        self._group = asyncio.TaskGroup()
+        self._group: asyncio.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        await self._group.__aenter__()
+        self._group = await asyncio.TaskGroup().__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        group, self._group = self._group, None
         for page in self._pages.values():
             if page.closer is not None:
                 page.closer.cancel()
-        await self._group.__aexit__(kind, exc, traceback)
+        if group is not None:
+            await group.__aexit__(kind, exc, traceback)
 
     @contextmanager
     def stream(self, session: str) -> Iterator[None]:
@@ -85,7 +87,8 @@ class Pages:
             self._left(session, page)
 
     def _left(self, session: str, page: _Page) -> None:
-        if page.ended:
+        # A stream may outlive the server's goodbye: then there is nobody any more who could close its session.
+        if page.ended or self._group is None:
             if page.closer is not None:
                 page.closer.cancel()
             self._pages.pop(session, None)

@@ -1,0 +1,52 @@
+"""The sample settings: they load, and they show every setting with its true default."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from edge.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "config" / "edge-streamer.toml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.toml")), ids=lambda path: path.name)
+def test_every_sample_loads(path: Path) -> None:
+    load_settings(path)
+
+
+def with_comments_on() -> dict[str, Any]:
+    text = re.sub(r"^# (\w+ = )", r"\1", SAMPLE.read_text(), flags=re.MULTILINE)
+    return tomllib.loads(text)
+
+
+def test_the_sample_shows_every_setting_and_no_other() -> None:
+    shown = {name: set(section) for name, section in with_comments_on().items()}
+    model = {
+        name: set(field.annotation.model_fields) for name, field in Settings.model_fields.items() if field.annotation
+    }
+    assert shown == model
+
+
+def test_what_is_commented_out_stands_there_with_its_default() -> None:
+    set_by_hand = tomllib.loads(SAMPLE.read_text())
+    shown = with_comments_on()
+    wrong = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        assert section is not None
+        assert issubclass(section, BaseModel)
+        for key, setting in section.model_fields.items():
+            default = setting.get_default(call_default_factory=True)
+            if key in set_by_hand[name] or default in (None, PydanticUndefined):
+                continue
+            if shown[name][key] != (str(default) if isinstance(default, Path) else default):
+                wrong.append(f"{name}.{key}: {shown[name][key]} is not {default}")
+    assert wrong == []

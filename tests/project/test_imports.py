@@ -1,0 +1,138 @@
+"""Who may import whom, and who may touch what: the walls between the rooms."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SHARED = ("edge.core", "edge.contract", "edge.errors")
+ROOMS = ("camera", "streaming", "audio", "sessions", "signalling", "local_api", "host")
+
+
+@dataclass(frozen=True)
+class Wall:
+    """What the modules below `room` may import."""
+
+    room: str
+    project: tuple[str, ...]
+    not_these: tuple[str, ...] = ()
+    third_party: bool = True
+    also: tuple[str, ...] = field(default=())
+
+    def allows(self, name: str) -> bool:
+        if name == "edge" or name.startswith("edge."):
+            return any(name == allowed or name.startswith(f"{allowed}.") for allowed in self.project)
+        top = name.partition(".")[0]
+        return (self.third_party or top in sys.stdlib_module_names) and top not in self.not_these
+
+
+# The clock, the loop and the outside world: what a rule is given as a number, or not at all.
+OUTSIDE = ("asyncio", "time", "random", "socket", "os", "threading", "subprocess", "pathlib", "logging")
+BROKER = ("edge.signalling.broker", "edge.signalling.paho_broker", "edge.signalling.settings")
+
+WALLS = [
+    Wall("edge.core", SHARED, OUTSIDE, third_party=False),
+    Wall("edge.contract", SHARED),
+    Wall("edge.errors", SHARED),
+    *(Wall(f"edge.{room}", (*SHARED, f"edge.{room}")) for room in ROOMS),
+    Wall("edge.client", ("edge.contract", "edge.errors", "edge.client", *BROKER)),
+    Wall("edge.settings", (*SHARED, *(f"edge.{room}.settings" for room in ROOMS))),
+    Wall("edge.daemon", ("edge",)),
+    Wall("edge.demo", ("edge",)),
+    Wall("edge.__main__", ("edge",)),
+]
+
+# Packages that one room alone may know.
+ONLY = {
+    "aiortc": "edge.streaming",
+    "aioice": "edge.streaming",
+    "pylibsrtp": "edge.streaming",
+    "picamera2": "edge.camera",
+    "paho": "edge.signalling",
+    "systemd": "edge.host",
+    "amqtt": "edge.demo",
+}
+PRIVATE_FILE = "edge.streaming.aiortc_private"
+
+
+def wall_of(module: str) -> Wall:
+    return next(wall for wall in WALLS if module == wall.room or module.startswith(f"{wall.room}."))
+
+
+def imports(source: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            # `from edge.signalling import broker` is an import of edge.signalling.broker.
+            names += [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "edge" else [node.module]
+    return names
+
+
+def private_of_others(source: str) -> list[str]:
+    """Underscore attributes of anything but self and cls."""
+    return [
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.endswith("__")
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+
+
+def faults(module: str, source: str) -> list[str]:
+    wall = wall_of(module)
+    found = [f"{module} imports {name}" for name in imports(source) if not wall.allows(name)]
+    for name in imports(source):
+        owner = ONLY.get(name.partition(".")[0])
+        if owner and not module.startswith(owner):
+            found.append(f"{module} imports {name}, which is for {owner}")
+    if module.startswith("edge.streaming") and module != PRIVATE_FILE:
+        found += [f"{module} touches {name}" for name in private_of_others(source)]
+    return found
+
+
+def modules() -> dict[str, str]:
+    found = {}
+    for path in sorted((ROOT / "edge").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path.read_text()
+    found.pop("edge")
+    return found
+
+
+def test_the_walls_stand() -> None:
+    assert [fault for module, source in modules().items() for fault in faults(module, source)] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("edge.core.lane", "import asyncio"),
+        ("edge.core.lane", "from time import monotonic"),
+        ("edge.core.lane", "import pydantic"),
+        ("edge.core.lane", "from edge.sessions.session import Session"),
+        ("edge.contract.codes", "from edge.settings import Settings"),
+        ("edge.errors", "import edge.daemon"),
+        ("edge.sessions.service", "from edge.streaming.hub import Hub"),
+        ("edge.sessions.service", "if TYPE_CHECKING:\n    from edge.camera.port import Camera"),
+        ("edge.signalling.commands", "from edge.sessions.service import Sessions"),
+        ("edge.client.camera_client", "from edge.signalling.commands import Commands"),
+        ("edge.client.camera_client", "from edge.core.lane import Lane"),
+        ("edge.settings", "from edge.camera.process import CameraProcess"),
+        ("edge.sessions.session", "import aiortc"),
+        ("edge.daemon", "from picamera2 import Picamera2"),
+        ("edge.streaming.peer", "transport._connection.close()"),
+    ],
+)
+def test_a_hole_would_be_found(module: str, source: str) -> None:
+    assert faults(module, source)
