@@ -105,7 +105,12 @@ class CameraClient:
     ) -> None:
         if self._link is not None:
             self._link.cancel()
-        await self._group.__aexit__(kind, exc, traceback)
+        try:
+            await self._group.__aexit__(kind, exc, traceback)
+        except BaseExceptionGroup as failed:
+            # The caller's own error goes up as it is.
+            if failed.exceptions != (exc,):
+                raise
 
     def camera(self, device: str) -> Camera:
         """The camera with this device id; always the same object for the same id."""

@@ -105,7 +105,7 @@ def _listener(options: _Options) -> socket.socket:
                 family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
                 bound.append(stack.enter_context(socket.create_server((host, port), family=family)))
             except OSError as exc:
-                faults.append(f"{option} {port} on {host} cannot be had ({(exc.strerror or str(exc)).lower()})")
+                faults.append(f"{option} {port} on {host} cannot be had ({_why(exc)})")
         if faults:
             raise _Failed("; ".join(faults))
         return bound[0].dup()
@@ -181,6 +181,13 @@ def _tell(options: _Options) -> None:
     elif options.opens_browser:
         # In a thread: a program that opens it may keep the call until it ends.
         threading.Thread(target=webbrowser.open, args=(near,), name="browser", daemon=True).start()
+
+
+def _why(exc: OSError) -> str:
+    if isinstance(exc, socket.gaierror) or exc.errno is None:
+        return str(exc.strerror or exc)
+    # The socket module adds the address to the system's words.
+    return os.strerror(exc.errno).lower()
 
 
 def _user() -> str:

@@ -30,9 +30,9 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
     """Serve the app on a bound socket. Streams that are open at the end have a second."""
     config = uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=_STOP_S, ws="none")
     server = _Server(config)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets=[listener]), name="backend")
-        try:
-            yield
-        finally:
-            server.should_exit = True
+    serve = asyncio.create_task(server.serve(sockets=[listener]), name="backend")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serve

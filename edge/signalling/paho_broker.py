@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import socket
 import ssl
 import threading
@@ -39,6 +40,7 @@ _GOODBYE_S = 2.0
 _STEADY_S = 10.0
 _UNSUPPORTED_PROTOCOL = 132
 _MQTT5_PATIENCE_S = 3.0
+_TLS_ALERT = re.compile(r"\[SSL: (\w*ALERT\w*)\]")
 _TAKEN_OVER = 142
 
 
@@ -156,6 +158,7 @@ class _Link:
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._granted: asyncio.Future[None] = self._loop.create_future()
         self._acks: dict[int, asyncio.Future[None]] = {}
+        self._alert: str | None = None
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
@@ -173,6 +176,7 @@ class _Link:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
+        client.on_log = self._on_log
         client.on_socket_open = _no_delay
         client.on_socket_close = self._on_socket_close
         client.on_socket_register_write = self._on_register_write
@@ -305,6 +309,9 @@ class _Link:
 
         def settle(error: BaseException | None) -> None:
             if done.cancelled():
+                # Nobody waits for this connection any more.
+                if (late := self._client.socket()) is not None:
+                    late.close()
                 return
             if error is None:
                 done.set_result(None)
@@ -345,6 +352,11 @@ class _Link:
         else:
             self._end(BrokerLost(f"the broker refused: {_refusal(code)}"))
 
+    def _on_log(self, _client: Any, _userdata: Any, _level: int, text: str) -> None:
+        # The only place where paho says why a read failed; with TLS 1.3 a refused certificate is told by the first one.
+        if found := _TLS_ALERT.search(text):
+            self._alert = found[1].lower().replace("_", " ")
+
     def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
         if any(code.is_failure for code in codes):
             self._end(BrokerLost(f"the broker refused a subscription: {codes[0].getName()}"))
@@ -352,7 +364,9 @@ class _Link:
             self._granted.set_result(None)
 
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
-        if self._may_fall_back and not self._accepted.done():
+        if self._alert is not None:
+            self._end(BrokerLost(f"the broker ended TLS: {self._alert}"))
+        elif self._may_fall_back and not self._accepted.done():
             # A broker that knows only 3.1.1 may also just hang up.
             self._end(_VersionRefused("it closed the connection"))
         elif flags.is_disconnect_packet_from_server:

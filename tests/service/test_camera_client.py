@@ -147,6 +147,16 @@ async def test_a_device_that_does_not_reply(camera: Camera, client: CameraClient
     assert refused.value.code is Code.TIMEOUT
 
 
+async def test_an_error_of_the_caller_goes_up_as_it_is(device: FakeDevice) -> None:
+    async def caller() -> None:
+        async with CameraClient.connect(mqtt_settings(device.port), "bff-7") as client:
+            await device.meet(client.camera("cam-1"))
+            raise KeyError("the caller's")
+
+    with pytest.raises(KeyError, match="the caller's"):
+        await caller()
+
+
 async def test_no_broker() -> None:
     async with CameraClient.connect(mqtt_settings(free_port()), "bff-7", timeout_s=0.2) as client:
         with pytest.raises(BrokerLost):

@@ -1,0 +1,333 @@
+"""The broker port against real brokers: mosquitto on MQTT 5 and 3.1.1, and the demo's."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge.contract.codes import Code
+from edge.demo.broker import EmbeddedBroker
+from edge.errors import BrokerLost, Rejected
+from edge.signalling.broker import Message
+from edge.signalling.paho_broker import PahoBroker
+from edge.signalling.settings import MqttSettings
+from tests.rigs.certificates import Authority
+from tests.rigs.mosquitto import Mosquitto, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+MOSQUITTO = ["mosquitto-5-tls", "mosquitto-311-password"]
+PASSWORD = "hunter2-and-more"
+
+
+class Client:
+    """A link with what came over it."""
+
+    def __init__(self, broker: PahoBroker) -> None:
+        self.broker = broker
+        self.came: asyncio.Queue[Message] = asyncio.Queue()
+        self.up = asyncio.Event()
+        self.down = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        broker.listen(self.came.put_nowait, self._link)
+
+    def _link(self, up: bool) -> None:
+        (self.up if up else self.down).set()
+        (self.down if up else self.up).clear()
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.broker.run(asyncio.Event()))
+
+    async def stop(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        async with asyncio.timeout(3):
+            await asyncio.wait({self.task})
+
+    async def error(self, *words: str) -> str:
+        """The reason why there is no link, once it holds all these words."""
+        async with asyncio.timeout(15):
+            while not (self.broker.error and all(word in self.broker.error for word in words)):
+                await asyncio.sleep(0.02)
+        return self.broker.error
+
+
+class Setting:
+    """One kind of broker, and how clients come to it."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.kind = kind
+        self.v5 = kind == "mosquitto-5-tls"
+        self._more: dict[str, Any] = {"reconnect_cap_s": 1, "keepalive_s": 5, "connect_timeout_s": 2}
+        self.mosquitto: Mosquitto | None = None
+        self._authority: Authority | None = None
+        if kind == "mosquitto-5-tls":
+            self._authority = Authority(directory)
+            self.mosquitto = Mosquitto(directory, authority=self._authority, persistence=True)
+            self._more |= {"ca_file": self._authority.ca_file}
+        elif kind == "mosquitto-311-password":
+            self.mosquitto = Mosquitto(directory, user=("cam", PASSWORD), persistence=True)
+            (directory / "password").write_text(PASSWORD + "\n")
+            self._more |= {"tls": False, "version": "3.1.1", "username": "cam"}
+            self._more |= {"password_file": directory / "password"}
+        else:
+            self.port = free_port()
+            self._more |= {"tls": False, "version": "3.1.1"}
+        if self.mosquitto is not None:
+            self.port = self.mosquitto.port
+        self._embedded: AsyncExitStack | None = None
+
+    async def up(self) -> None:
+        if self.mosquitto is not None:
+            await asyncio.to_thread(self.mosquitto.start)
+        else:
+            self._embedded = AsyncExitStack()
+            await self._embedded.enter_async_context(EmbeddedBroker("127.0.0.1", self.port))
+
+    async def down(self) -> None:
+        if self.mosquitto is not None:
+            await asyncio.to_thread(self.mosquitto.kill)
+        elif self._embedded is not None:
+            await self._embedded.aclose()
+            self._embedded = None
+
+    def client(self, name: str, *topics: str, will: Message | None = None, **settings: Any) -> Client:
+        identity: dict[str, Any] = {}
+        if self._authority is not None:
+            identity["cert_file"], identity["key_file"] = self._authority.issue(name)
+        made = MqttSettings(**{"host": "127.0.0.1", "port": self.port, **self._more, **identity, **settings})
+        return Client(PahoBroker(made, name, topics, will))
+
+    @asynccontextmanager
+    async def linked(self, name: str, *topics: str, **options: Any) -> AsyncIterator[Client]:
+        client = self.client(name, *topics, **options)
+        client.start()
+        async with asyncio.timeout(15):
+            await client.up.wait()
+        yield client
+        await client.stop()
+
+
+@pytest.fixture(params=[*MOSQUITTO, "embedded"])
+async def setting(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setting]:
+    unhandled: list[dict[str, Any]] = []
+
+    def complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # The embedded broker complains where a client goes; nothing of ours serves connections here.
+        if "client_connected_cb" not in context["message"]:
+            unhandled.append(context)
+
+    asyncio.get_running_loop().set_exception_handler(complain)
+    made = Setting(tmp_path, request.param)
+    yield made
+    await made.down()
+    assert unhandled == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith(("mqtt", "paho"))] == []
+
+
+async def test_a_message_goes_round_with_its_properties_where_there_are_any(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b") as one, setting.linked("two") as two:
+        await two.broker.publish(Message("a/b", b"hello", response_topic="r/x", correlation=b"7", expiry_s=30))
+        got = await asyncio.wait_for(one.came.get(), 5)
+        assert (got.topic, got.payload, got.retain) == ("a/b", b"hello", False)
+        assert (got.response_topic, got.correlation) == (("r/x", b"7") if setting.v5 else (None, None))
+
+
+async def test_what_is_retained_is_there_for_who_comes_later(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one") as one:
+        await one.broker.publish(Message("s/1", b"true now", retain=True))
+        async with setting.linked("two", "s/1") as two:
+            got = await asyncio.wait_for(two.came.get(), 5)
+            assert (got.payload, got.retain) == (b"true now", True)
+
+
+async def test_the_last_will_comes_when_the_link_breaks_and_not_after_a_goodbye(setting: Setting) -> None:
+    await setting.up()
+    will = Message("s/one", b"offline", retain=True)
+    async with setting.linked("two", "s/one") as two:
+        async with setting.linked("one", will=will):
+            pass
+        async with setting.linked("one", will=will) as one:
+            link = one.broker._link
+            assert link is not None
+            link._socket.shutdown(socket.SHUT_RDWR)
+            got = await asyncio.wait_for(two.came.get(), 10)
+            assert got.payload == b"offline"
+        assert two.came.empty(), "one will, of the link that broke"
+
+
+# The embedded broker begins and ends with the demo, and does not stand clients that come while it does.
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_a_broker_that_comes_late_and_goes_and_comes_again(setting: Setting) -> None:
+    client = setting.client("one", "a/b")
+    client.start()
+    await client.error("refused by 127.0.0.1")
+    with pytest.raises(BrokerLost):
+        await client.broker.publish(Message("a/b", b"x"))
+    for _ in range(2):
+        await setting.up()
+        await asyncio.wait_for(client.up.wait(), 15)
+        async with setting.linked("two") as two:
+            await two.broker.publish(Message("a/b", b"hello"))
+        assert (await asyncio.wait_for(client.came.get(), 5)).payload == b"hello"
+        await setting.down()
+        await asyncio.wait_for(client.down.wait(), 10)
+        assert not client.broker.connected
+        assert client.broker.error
+        with pytest.raises(BrokerLost):
+            await client.broker.publish(Message("a/b", b"x"))
+    await client.stop()
+
+
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_what_is_published_while_a_client_is_away_waits_for_it(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b"):
+        pass
+    async with setting.linked("two") as two:
+        await two.broker.publish(Message("a/b", b"for later"))
+    async with setting.linked("one", "a/b") as one:
+        assert (await asyncio.wait_for(one.came.get(), 5)).payload == b"for later"
+
+
+async def test_what_does_not_fit_is_refused_and_nothing_else_suffers(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b") as one:
+        for topic, size in (("a/b", 128 * 1024 + 1), ("a/" * 8 + "b", 1), ("a" * 257, 1)):
+            with pytest.raises(Rejected) as caught:
+                await one.broker.publish(Message(topic, b"x" * size))
+            assert caught.value.code is Code.TOO_LARGE
+        await one.broker.publish(Message("a/b", b"x" * 100_000))
+        assert len((await asyncio.wait_for(one.came.get(), 5)).payload) == 100_000
+
+
+async def test_many_at_once_all_arrive(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b") as one, setting.linked("two") as two:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*[two.broker.publish(Message("a/b", str(n).encode())) for n in range(500)])
+            got = [int((await one.came.get()).payload) for _ in range(500)]
+        assert got == sorted(got)
+
+
+async def test_one_client_id_used_twice_is_told_and_does_not_flap(setting: Setting) -> None:
+    await setting.up()
+    links: list[bool] = []
+    first = setting.client("one", "a/b")
+    first.start()
+    await asyncio.wait_for(first.up.wait(), 15)
+    second = setting.client("one", "a/b")
+    second.broker.listen(lambda _: None, links.append)
+    second.start()
+    await asyncio.wait_for(first.down.wait(), 15)
+    # mosquitto just hangs up; where a broker says why (AWS IoT does), so does the link.
+    assert first.broker.error
+    await asyncio.sleep(2)
+    assert links.count(True) < 10
+    await first.stop()
+    await second.stop()
+
+
+@pytest.mark.slow
+async def test_a_broker_that_answers_nothing_any_more_is_noticed(setting: Setting) -> None:
+    if setting.mosquitto is None:
+        # It lives in this process and cannot be frozen alone: a socket that nobody reads stands for it.
+        async with deaf_server() as port:
+            client = setting.client("one", port=port, connect_timeout_s=1)
+            client.start()
+            await client.error("does not answer")
+            await client.stop()
+        return
+    await setting.up()
+    async with setting.linked("one", "a/b") as one:
+        setting.mosquitto.freeze()
+        await asyncio.wait_for(one.down.wait(), 20)
+        with pytest.raises(BrokerLost):
+            await one.broker.publish(Message("a/b", b"x"))
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")
+@pytest.mark.parametrize("setting", ["mosquitto-5-tls"], indirect=True)
+async def test_certificates_that_do_not_fit_are_told(setting: Setting, tmp_path: Path) -> None:
+    await setting.up()
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other", "other-ca")
+    foreign = dict(zip(("cert_file", "key_file"), other.issue("one"), strict=True))
+    assert setting._authority is not None
+    expired = dict(zip(("cert_file", "key_file"), setting._authority.issue("late", expired=True), strict=True))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"ca_file": other.ca_file}, "its certificate is not accepted"),
+        (foreign, "unknown ca"),
+        (expired, "certificate expired"),
+        ({"ca_file": tmp_path / "missing.pem"}, "No such file"),
+    ]
+    for change, words in cases:
+        client = setting.client("one", **change)
+        client.start()
+        await client.error(words)
+        await client.stop()
+    gc.collect()
+
+
+@pytest.mark.parametrize("setting", ["mosquitto-311-password"], indirect=True)
+async def test_a_wrong_password_is_told_and_no_password_is(
+    setting: Setting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await setting.up()
+    wrong = tmp_path / "wrong"
+    wrong.write_text("hunter3-and-more")
+    client = setting.client("one", password_file=wrong)
+    client.start()
+    told = await client.error("the broker refused")
+    await client.stop()
+    for secret in (PASSWORD, "hunter3-and-more"):
+        assert secret not in told
+        assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["embedded"], indirect=True)
+async def test_a_broker_without_mqtt_5_is_spoken_to_in_3_1_1(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b", version="auto") as one:
+        await one.broker.publish(Message("a/b", b"hello", response_topic="r/x"))
+        assert (await asyncio.wait_for(one.came.get(), 5)).response_topic is None
+
+
+@pytest.mark.parametrize("setting", ["embedded"], indirect=True)
+async def test_a_name_that_is_not_there_is_told(setting: Setting) -> None:
+    client = setting.client("one", host="no-such-host.invalid")
+    client.start()
+    assert "no-such-host.invalid" in await client.error("name not found")
+    await client.stop()
+
+
+@pytest.mark.parametrize("setting", ["embedded"], indirect=True)
+async def test_stopping_is_quick_while_it_connects(setting: Setting) -> None:
+    async with deaf_server() as port:
+        client = setting.client("one", port=port, connect_timeout_s=2, tls=True)
+        client.start()
+        await asyncio.sleep(0.3)
+        await client.stop()
+        async with asyncio.timeout(10):
+            while any(thread.name == "mqtt-connect" for thread in threading.enumerate()):
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def deaf_server() -> AsyncIterator[int]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        yield port
