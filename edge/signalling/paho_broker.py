@@ -137,6 +137,17 @@ class PahoBroker:
             await link.close()
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closed where its handshake fails; paho leaves that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002  its signature
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class _Link:
     """One connection, from its making to its end. Event loop only, but for `_connect`."""
 
@@ -283,6 +294,7 @@ class _Link:
         settings = self._settings
         if settings.tls:
             context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+            context.sslsocket_class = _TlsSocket
             if settings.cert_file is not None:
                 context.load_cert_chain(settings.cert_file, settings.key_file)
             self._client.tls_set_context(context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -256,9 +255,6 @@ async def test_a_broker_that_answers_nothing_any_more_is_noticed(setting: Settin
             await one.broker.publish(Message("a/b", b"x"))
 
 
-# paho leaves the socket of a failed handshake to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")
 @pytest.mark.parametrize("setting", ["mosquitto-5-tls"], indirect=True)
 async def test_certificates_that_do_not_fit_are_told(setting: Setting, tmp_path: Path) -> None:
     await setting.up()
@@ -278,7 +274,6 @@ async def test_certificates_that_do_not_fit_are_told(setting: Setting, tmp_path:
         client.start()
         await client.error(words)
         await client.stop()
-    gc.collect()
 
 
 @pytest.mark.parametrize("setting", ["mosquitto-311-password"], indirect=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edge.__main__ import main
 from edge.errors import ConfigInvalid
 from edge.settings import load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEAST = """
 [device]
