@@ -197,7 +197,7 @@ class Daemon:
             stream=StreamStatus(wanted="running" if self._wish.running else "stopped", reason=self._wish.reason),
             camera=CameraStatus(
                 state=camera.state.value,
-                source=self._settings.camera.source,
+                source=self._settings.camera.chosen_source,
                 encoder=stream.encoder if stream else None,
                 width=stream.width if stream else None,
                 height=stream.height if stream else None,

@@ -54,6 +54,11 @@ class CameraSettings(BaseModel):
         Field(ge=0, le=3600, description="How long the camera stays open after the last viewer has gone."),
     ] = 30
 
+    @property
+    def chosen_source(self) -> Literal["synthetic", "file"]:
+        """What `auto` comes to on this machine."""
+        return "synthetic" if self.source == "auto" else self.source
+
     @model_validator(mode="after")
     def _file_has_a_path(self) -> Self:
         if self.source == "file" and self.path is None:

@@ -105,11 +105,10 @@ class Sessions:
         try:
             async with asyncio.timeout(self._settings.answer_timeout_s):
                 sdp = await self._answer(session, offer, trickle=body.trickle)
-        except (Rejected, CameraUnavailable) as exc:
+        except (Rejected, CameraUnavailable):
             # Stopped meanwhile: that is why, whatever the closed peer said.
             self._still_open(session)
             session.finish(EndReason.REFUSED)
-            log.info("offer refused: %s: %s", exc.code, exc.message)
             raise
         except TimeoutError:
             session.finish(EndReason.ANSWER_TIMEOUT)
@@ -120,6 +119,7 @@ class Sessions:
         finally:
             session_of_log.reset(token)
         self._still_open(session)
+        self._notice("session.opened", session_id, {"viewer": owner.subject})
         return AnswerBody(session=session_id, sdp=sdp, limits=Limits(viewers=self._settings.max_viewers))
 
     async def candidate(self, body: CandidateBody, caller: Principal) -> None:

@@ -156,7 +156,7 @@ class Commands:
         try:
             reply = await self._effect(command, body, caller)
         except EdgeError as exc:
-            self._count(exc)
+            self._count(exc, loud=self._error_replies.take(self._now_s()))
             reply = _error(command.id, exc)
         except Exception:
             # A bug that one message can reach must not take the picture from those who watch.
@@ -195,17 +195,18 @@ class Commands:
         client = self._topics.reply_client(topic) if topic else None
         return _ReturnPath(topic, client, message.correlation) if topic and client else None
 
-    def _count(self, error: EdgeError) -> None:
+    def _count(self, error: EdgeError, *, loud: bool) -> None:
         self._counters[f"refused_{error.code}"] += 1
         self._refused(error)
+        if loud:
+            log.warning("command refused: %s: %s", error.code, error.message)
 
     def _refuse(self, received: Received, path: _ReturnPath | None, error: Rejected) -> None:
-        self._count(error)
-        if not self._error_replies.take(self._now_s()):
+        within_budget = self._error_replies.take(self._now_s())
+        self._count(error, loud=within_budget)
+        if not within_budget:
             self._counters["error_replies_withheld"] += 1
-            return
-        log.warning("command refused: %s: %s", error.code, error.message)
-        if path is not None:
+        elif path is not None:
             self._send(path, _error(received.id, error))
 
     def _send(self, path: _ReturnPath, reply: Reply) -> None:

@@ -295,6 +295,9 @@ class _Link:
         if settings.tls:
             context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
             context.sslsocket_class = _TlsSocket
+            # Strict from Python 3.13 on, about extensions that many a broker's own authority leaves out: a camera must
+            # not lose its broker by an upgrade of its system.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             if settings.cert_file is not None:
                 context.load_cert_chain(settings.cert_file, settings.key_file)
             self._client.tls_set_context(context)

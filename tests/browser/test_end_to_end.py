@@ -16,6 +16,7 @@ import pytest
 from edge.demo.backend import BackendSettings
 from edge.errors import Rejected
 from tests.browser.stack import READ_CODE, advances, frames, running, state, until
+from tests.contract.test_source import RECORDED_PICTURES, record
 from tests.rigs.coturn import Coturn
 
 if TYPE_CHECKING:
@@ -171,6 +172,16 @@ async def test_a_camera_that_cannot_be_opened_is_told_in_words(tmp_path: Path) -
         await state(page, "unavailable")
         assert "missing.ts" in await page.inner_text("body")
         assert stack.daemon.status() is not None
+
+
+async def test_a_recording_is_shown_over_its_seam(tmp_path: Path) -> None:
+    recording = record(tmp_path / "loop.mp4")
+    async with running(tmp_path, camera={"source": "file", "path": str(recording)}) as stack:
+        page = await stack.live_page()
+        await advances(page, 3 * RECORDED_PICTURES)
+        status = stack.daemon.status()
+        assert status is not None
+        assert (status["camera"]["source"], status["camera"]["restarts"]) == ("file", 0)
 
 
 async def test_the_plain_page_that_posts_its_whole_offer(tmp_path: Path) -> None:

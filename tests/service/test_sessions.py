@@ -124,7 +124,7 @@ async def test_from_offer_to_live_to_the_viewers_end(house: Callable[..., Any]) 
         await until(lambda: not h.phases())
         assert h.peers.made[0].closed
         assert h.told == [("s1", "bff-1", EndReason.VIEWER_CLOSED)]
-        assert [kind for kind, _ in h.notices] == ["session.live", "session.closed"]
+        assert [kind for kind, _ in h.notices] == ["session.opened", "session.live", "session.closed"]
 
 
 async def test_more_viewers_than_the_limit_are_busy_and_the_rest_notice_nothing(house: Callable[..., Any]) -> None:
