@@ -1,51 +1,31 @@
-"""The broker port by paho-mqtt, in the event loop: MQTT 5 and 3.1.1, TLS, a client certificate, user and password."""
+"""The broker port by paho-mqtt: a link that is made again by itself."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-import re
-import socket
-import ssl
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge.contract.codes import Code
 from edge.contract.messages import PAYLOAD_LIMIT_BYTES
 from edge.core.backoff import Backoff
 from edge.errors import BrokerLost, Rejected
-from edge.signalling.broker import Message
+from edge.signalling.paho_link import UNACKNOWLEDGED, PahoLink, VersionRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paho.mqtt.reasoncodes import ReasonCode
-
+    from edge.signalling.broker import Message
     from edge.signalling.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 
 _TOPIC_LIMIT_BYTES, _TOPIC_LIMIT_SLASHES = 256, 7
-_UNACKNOWLEDGED = 20
-_MISC_EVERY_S = 1.0
-_GOODBYE_S = 2.0
 _STEADY_S = 10.0
-_UNSUPPORTED_PROTOCOL = 132
-_MQTT5_PATIENCE_S = 3.0
-_TLS_ALERT = re.compile(r"\[SSL: (\w*ALERT\w*)\]")
-_TAKEN_OVER = 142
-
-
-class _VersionRefused(BrokerLost):
-    """The broker does not speak MQTT 5."""
 
 
 class PahoBroker:
@@ -68,9 +48,9 @@ class PahoBroker:
         self._on_message: Callable[[Message], None] = lambda _: None
         self._on_link: Callable[[bool], None] = lambda _: None
         self._version = MQTTProtocolVersion.MQTTv311 if settings.version == "3.1.1" else MQTTProtocolVersion.MQTTv5
-        self._link: _Link | None = None
+        self._link: PahoLink | None = None
         self._was_connected = False
-        self._window = asyncio.Semaphore(_UNACKNOWLEDGED)
+        self._window = asyncio.Semaphore(UNACKNOWLEDGED)
 
     def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
         self._on_message = on_message
@@ -98,7 +78,7 @@ class PahoBroker:
             began_s = time.monotonic()
             try:
                 await self._connect_and_serve()
-            except _VersionRefused as exc:
+            except VersionRefused as exc:
                 log.info("MQTT 5: %s; trying 3.1.1", exc.message)
                 self._version = MQTTProtocolVersion.MQTTv311
                 continue
@@ -117,7 +97,7 @@ class PahoBroker:
 
     async def _connect_and_serve(self) -> None:
         """Make the link and keep it until it is lost (BrokerLost) or this is cancelled (clean disconnect)."""
-        link = _Link(self._settings, self._client_id, self._version, self._will, self._on_message)
+        link = PahoLink(self._settings, self._client_id, self._version, self._will, self._on_message)
         self._link = link
         self._was_connected = False
         try:
@@ -135,313 +115,3 @@ class PahoBroker:
                 self.error = "disconnected"
                 self._on_link(False)
             await link.close()
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closed where its handshake fails; paho leaves that to the garbage collector."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002  its signature
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
-class _Link:
-    """One connection, from its making to its end. Event loop only, but for `_connect`."""
-
-    def __init__(
-        self,
-        settings: MqttSettings,
-        client_id: str,
-        version: MQTTProtocolVersion,
-        will: Message | None,
-        on_message: Callable[[Message], None],
-    ) -> None:
-        self._settings = settings
-        self._v5 = version is MQTTProtocolVersion.MQTTv5
-        self._may_fall_back = self._v5 and settings.version == "auto"
-        self._deliver = on_message
-        self._loop = asyncio.get_running_loop()
-        self._socket: Any = None  # paho says only "like a socket"
-        self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._accepted: asyncio.Future[None] = self._loop.create_future()
-        self._granted: asyncio.Future[None] = self._loop.create_future()
-        self._acks: dict[int, asyncio.Future[None]] = {}
-        self._alert: str | None = None
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            # On MQTT 5 the session's life is its expiry, and a new connection goes on with it.
-            clean_session=None if self._v5 else False,
-            protocol=version,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = settings.connect_timeout_s
-        client.max_inflight_messages_set(_UNACKNOWLEDGED)
-        if will is not None:
-            client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
-        client.on_connect = self._on_connect
-        client.on_subscribe = self._on_subscribe
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
-        client.on_log = self._on_log
-        client.on_socket_open = _no_delay
-        client.on_socket_close = self._on_socket_close
-        client.on_socket_register_write = self._on_register_write
-        client.on_socket_unregister_write = self._on_unregister_write
-        self._client = client
-
-    @property
-    def version(self) -> str:
-        return "5" if self._v5 else "3.1.1"
-
-    async def open(self) -> None:
-        """Raises: BrokerLost: in words for a person."""
-        settings = self._settings
-        address = f"{settings.host}:{settings.effective_port}"
-        try:
-            # Twice: once for TCP, once for TLS.
-            async with asyncio.timeout(2 * settings.connect_timeout_s + 1):
-                await self._in_thread(self._connect)
-                sock = self._client.socket()
-                if sock is None:
-                    raise BrokerLost(f"{address} closed the connection")
-                self._socket = sock
-                self._loop.add_reader(sock, self._read)
-                self._on_register_write(None, None, sock)
-                await self._acceptance()
-        except ssl.SSLError as exc:
-            raise BrokerLost(f"{address}: {_tls_words(exc)}") from exc
-        except socket.gaierror as exc:
-            raise BrokerLost(f"{settings.host}: name not found") from exc
-        except TimeoutError as exc:
-            raise BrokerLost(f"{address} does not answer") from exc
-        except ConnectionRefusedError as exc:
-            raise BrokerLost(f"connection refused by {address}") from exc
-        except OSError as exc:
-            raise BrokerLost(f"{address}: {exc.strerror or exc}") from exc
-
-    async def _acceptance(self) -> None:
-        if not self._may_fall_back:
-            await self._accepted
-            return
-        await asyncio.wait({self._accepted}, timeout=_MQTT5_PATIENCE_S)
-        if not self._accepted.done():
-            # Some brokers of 3.1.1 wait for ever for the rest of a packet that they take for one of theirs.
-            raise _VersionRefused("the broker does not answer")
-        await self._accepted
-
-    async def subscribe(self, topics: tuple[str, ...]) -> None:
-        """Raises: BrokerLost: not granted."""
-        if not topics:
-            return
-        self._client.subscribe([(topic, 1) for topic in topics])
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                await self._granted
-        except TimeoutError as exc:
-            raise BrokerLost("the broker did not grant the subscriptions in time") from exc
-
-    async def serve(self) -> None:
-        """Until the link is lost. Raises: BrokerLost."""
-        while True:
-            # Sends pings, and ends the link when they are not answered.
-            self._client.loop_misc()
-            done, _ = await asyncio.wait({self._lost}, timeout=_MISC_EVERY_S)
-            if done:
-                await self._lost
-
-    async def publish(self, message: Message) -> None:
-        """Until acknowledged. Raises: BrokerLost."""
-        properties = Properties(PacketTypes.PUBLISH) if self._v5 else None
-        if properties is not None:
-            for name, value in (
-                ("ResponseTopic", message.response_topic),
-                ("CorrelationData", message.correlation),
-                ("MessageExpiryInterval", message.expiry_s),
-            ):
-                if value is not None:
-                    setattr(properties, name, value)
-        info = self._client.publish(message.topic, message.payload, 1, message.retain, properties)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise BrokerLost("no link to the broker")
-        ack = self._acks[info.mid] = self._loop.create_future()
-        try:
-            await ack
-        finally:
-            self._acks.pop(info.mid, None)
-
-    async def close(self) -> None:
-        """Say goodbye where there is a link, so that no last will is sent; free everything."""
-        if self._socket is not None and not self._lost.done():
-            self._client.disconnect()
-            await asyncio.wait({self._lost}, timeout=_GOODBYE_S)
-        self._end(BrokerLost("the link was closed"))
-        sock, self._socket = self._socket, None
-        if sock is not None:
-            self._detach(sock)
-            sock.close()
-        for future in (self._lost, self._accepted, self._granted):
-            future.cancel()
-            if future.done() and not future.cancelled():
-                future.exception()  # it was told, or nobody has to hear it any more
-
-    def _connect(self) -> None:
-        """Blocking; in a thread of its own."""
-        settings = self._settings
-        if settings.tls:
-            context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-            context.sslsocket_class = _TlsSocket
-            # Strict from Python 3.13 on, about extensions that many a broker's own authority leaves out: a camera must
-            # not lose its broker by an upgrade of its system.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-            if settings.cert_file is not None:
-                context.load_cert_chain(settings.cert_file, settings.key_file)
-            self._client.tls_set_context(context)
-        if settings.username is not None:
-            password = settings.password_file.read_text().rstrip("\n") if settings.password_file else None
-            self._client.username_pw_set(settings.username, password)
-        properties = None
-        if self._v5:
-            properties = Properties(PacketTypes.CONNECT)
-            properties.SessionExpiryInterval = settings.session_expiry_s
-            self._client.connect(
-                settings.host,
-                settings.effective_port,
-                settings.keepalive_s,
-                clean_start=False,
-                properties=properties,
-            )
-        else:
-            self._client.connect(settings.host, settings.effective_port, settings.keepalive_s)
-
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        # Not an executor's thread: those are waited for at the end, and a broker that hangs would hold up the stop.
-        done: asyncio.Future[None] = self._loop.create_future()
-
-        def settle(error: BaseException | None) -> None:
-            if done.cancelled():
-                # Nobody waits for this connection any more.
-                if (late := self._client.socket()) is not None:
-                    late.close()
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                work()
-            except BaseException as exc:  # noqa: BLE001  handed over, whatever it is
-                error = exc
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(settle, error)
-
-        threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
-        await done
-
-    def _read(self) -> None:
-        sock = self._socket
-        while self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            # What TLS has decrypted already does not make the socket readable again.
-            if not isinstance(sock, ssl.SSLSocket) or self._client.socket() is None or not sock.pending():
-                return
-
-    def _end(self, error: BrokerLost) -> None:
-        for future in (self._accepted, self._granted, self._lost, *self._acks.values()):
-            if not future.done():
-                future.set_exception(error)
-
-    # paho's callbacks.
-
-    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
-        if not code.is_failure:
-            self._accepted.set_result(None)
-        elif self._may_fall_back and code.value == _UNSUPPORTED_PROTOCOL:
-            self._end(_VersionRefused("unsupported protocol version"))
-        else:
-            self._end(BrokerLost(f"the broker refused: {_refusal(code)}"))
-
-    def _on_log(self, _client: Any, _userdata: Any, _level: int, text: str) -> None:
-        # The only place where paho says why a read failed; with TLS 1.3 a refused certificate is told by the first one.
-        if found := _TLS_ALERT.search(text):
-            self._alert = found[1].lower().replace("_", " ")
-
-    def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
-        if any(code.is_failure for code in codes):
-            self._end(BrokerLost(f"the broker refused a subscription: {codes[0].getName()}"))
-        elif not self._granted.done():
-            self._granted.set_result(None)
-
-    def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
-        if self._alert is not None:
-            self._end(BrokerLost(f"the broker ended TLS: {self._alert}"))
-        elif self._may_fall_back and not self._accepted.done():
-            # A broker that knows only 3.1.1 may also just hang up.
-            self._end(_VersionRefused("it closed the connection"))
-        elif flags.is_disconnect_packet_from_server:
-            self._end(BrokerLost(f"the broker disconnected: {_refusal(code)}"))
-        else:
-            self._end(BrokerLost("the link to the broker broke"))
-
-    def _on_publish(self, _client: Any, _userdata: Any, mid: int, code: ReasonCode, _properties: Any) -> None:
-        ack = self._acks.get(mid)
-        if ack is None or ack.done():
-            return
-        if code.is_failure:
-            ack.set_exception(BrokerLost(f"the broker refused a message: {code.getName()}"))
-        else:
-            ack.set_result(None)
-
-    def _on_message(self, _client: Any, _userdata: Any, received: mqtt.MQTTMessage) -> None:
-        properties = received.properties
-        self._deliver(
-            Message(
-                received.topic,
-                bytes(received.payload),
-                received.retain,
-                getattr(properties, "ResponseTopic", None),
-                getattr(properties, "CorrelationData", None),
-            ),
-        )
-
-    def _on_register_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
-        # While it connects, in its thread, there is no writer to register yet.
-        if self._socket is not None:
-            self._loop.add_writer(sock, self._client.loop_write)
-
-    def _on_unregister_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
-        if self._socket is not None:
-            self._loop.remove_writer(sock)
-
-    def _on_socket_close(self, _client: Any, _userdata: Any, sock: Any) -> None:
-        if self._socket is not None:
-            self._detach(sock)
-
-    def _detach(self, sock: socket.socket) -> None:
-        if sock.fileno() >= 0:
-            self._loop.remove_reader(sock)
-            self._loop.remove_writer(sock)
-
-
-def _no_delay(_client: Any, _userdata: Any, sock: Any) -> None:
-    # An answer of two TLS records would wait 40 ms for the broker's acknowledgement of the first.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _refusal(code: ReasonCode) -> str:
-    if code.value == _TAKEN_OVER:
-        return "another client connected with the same client id"
-    return str(code.getName()).lower()
-
-
-def _tls_words(exc: ssl.SSLError) -> str:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {exc.verify_message}"
-    reason = (exc.reason or "TLS failed").lower().replace("_", " ")
-    return f"TLS failed: {reason}"
