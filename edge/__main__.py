@@ -35,16 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
         return run_demo(chosen.rest)
     try:
         settings = load_settings(chosen.config)
+        if chosen.command == "check-config":
+            print(f"{chosen.config}: ok")
+            return 0
+        from edge.daemon import run_daemon  # noqa: PLC0415  check-config answers without loading the media stack
+
+        run_daemon(settings)
     except ConfigInvalid as exc:
         for fault in exc.faults:
             print(fault, file=sys.stderr)
         return EX_CONFIG
-    if chosen.command == "check-config":
-        print(f"{chosen.config}: ok")
-        return 0
-    from edge.daemon import run_daemon  # noqa: PLC0415  check-config answers without loading the media stack
-
-    run_daemon(settings)
     return 0
 
 

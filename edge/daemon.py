@@ -25,7 +25,7 @@ from edge.contract.messages import (
 from edge.contract.topics import Topics
 from edge.core.access_unit import AccessUnit, Quality
 from edge.core.backoff import Backoff
-from edge.errors import EdgeError, Unavailable
+from edge.errors import ConfigInvalid, EdgeError, Unavailable
 from edge.host.journal import set_up_logging
 from edge.host.systemd import Supervision
 from edge.local_api.app import make_app
@@ -262,8 +262,11 @@ class Daemon:
 def run_daemon(settings: Settings) -> None:
     """Run the daemon in this process until a signal ends it.
 
-    Raises: OSError: the state directory cannot be made.
+    Raises: ConfigInvalid: the state directory cannot be made.
     """
     set_up_logging(settings.log.level, session_of_log.get)
-    settings.state.dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.state.dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigInvalid([f"state.dir: {exc.strerror}"]) from exc
     asyncio.run(Daemon(settings).run())

@@ -174,6 +174,32 @@ async def test_a_camera_that_cannot_be_opened_is_told_in_words(tmp_path: Path) -
         assert stack.daemon.status() is not None
 
 
+async def test_the_technicians_page_shows_and_stops_and_starts(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        viewer = await stack.live_page()
+        page = await stack.browser.new_page()
+        await page.goto(f"http://127.0.0.1:{stack.daemon.api_port}/")
+
+        async def shows(where: str, text: str) -> None:
+            await page.wait_for_function(
+                "([id, text]) => document.getElementById(id).textContent.includes(text)", arg=[where, text]
+            )
+
+        await shows("state", "live")
+        await shows("viewers", "1 of 5")
+        await shows("camera", "1280 × 720")  # noqa: RUF001  as people write it
+        await shows("broker", "connected")
+        await page.click("#stop")
+        await shows("state", "stopped")
+        await state(viewer, "stopped")
+        assert await page.is_disabled("#stop")
+        await page.click("#start")
+        await shows("state", "live")
+        await state(viewer, "live")
+        assert await asyncio.to_thread(stack.daemon.stop) == 0
+        await shows("state", "does not answer")
+
+
 async def test_a_recording_is_shown_over_its_seam(tmp_path: Path) -> None:
     recording = record(tmp_path / "loop.mp4")
     async with running(tmp_path, camera={"source": "file", "path": str(recording)}) as stack:
