@@ -178,7 +178,7 @@ class Sessions:
                 finally:
                     # Inside the group: it would cancel the sessions' tasks before they said goodbye.
                     self._group = None
-                    await asyncio.shield(self._end_all(EndReason.SHUTDOWN))
+                    await self._end_all(EndReason.SHUTDOWN)
         finally:
             self._camera.want(False)
 

@@ -82,7 +82,7 @@ class Commands:
         self._now_s = now_s
         self._refused = refused
         self._counters = counters
-        self._window: OnceWindow[asyncio.Future[Reply]] = OnceWindow(LIFETIME_LIMIT_S)
+        self._window: OnceWindow[asyncio.Future[bytes]] = OnceWindow(LIFETIME_LIMIT_S)
         self._error_replies = Budget(per_s=20, burst=40)
         self._group: asyncio.TaskGroup | None = None
         self._under_way: dict[asyncio.Task[None], float] = {}
@@ -129,7 +129,7 @@ class Commands:
 
     def _tell(self, owner: Principal, kind: str, body: dict[str, Any]) -> None:
         reply = Reply(id=f"d-{secrets.token_hex(8)}", type=kind, ok=True, body=body)
-        self._send(_ReturnPath(self._topics.reply(owner.client), owner.client, None), reply)
+        self._send(_ReturnPath(self._topics.reply(owner.client), owner.client, None), _payload(reply))
 
     async def _take(self, received: Received, path: _ReturnPath | None) -> None:
         try:
@@ -146,7 +146,7 @@ class Commands:
             self._counters["commands_repeated"] += 1
             self._send(path, await asyncio.shield(earlier))
             return
-        outcome: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         try:
             self._window.put(path.client, command.id, outcome, self._now_s())
         except Rejected as exc:
@@ -164,8 +164,9 @@ class Commands:
             self._counters["command_bugs"] += 1
             reply = _error(command.id, Rejected(Code.INTERNAL, "this command met a fault of the device"))
         finally:
-            outcome.set_result(reply)
-        self._send(path, reply)
+            payload = _payload(reply)
+            outcome.set_result(payload)
+        self._send(path, payload)
 
     async def _effect(self, command: Command, body: BaseModel, caller: Principal) -> Reply:
         match command.type, body:
@@ -207,11 +208,14 @@ class Commands:
         if not within_budget:
             self._counters["error_replies_withheld"] += 1
         elif path is not None:
-            self._send(path, _error(received.id, error))
+            self._send(path, _payload(_error(received.id, error)))
 
-    def _send(self, path: _ReturnPath, reply: Reply) -> None:
-        payload = reply.model_dump_json(exclude_none=reply.body is None).encode()
+    def _send(self, path: _ReturnPath, payload: bytes) -> None:
         self._outbox.put(Message(path.topic, payload, correlation=path.correlation))
+
+
+def _payload(reply: Reply) -> bytes:
+    return reply.model_dump_json(exclude_none=reply.body is None).encode()
 
 
 def _ok(command_id: str, kind: str, body: dict[str, Any] | None) -> Reply:

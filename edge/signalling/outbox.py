@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _LIMIT = 256
 _STATUS_EVERY_S = 0.25
 _AT_ONCE = 8
+_GOODBYE_S = 3.0
 
 
 class Outbox:
@@ -80,7 +82,9 @@ class Outbox:
                 group.create_task(self._send_status(), name="outbox:status")
                 ready.set()
         finally:
-            await self._send_rest()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_S):
+                    await self._send_rest()
 
     async def _send_queue(self) -> None:
         while True:
