@@ -212,7 +212,7 @@ def mutated(draw: st.DrawFn) -> str:
     return "\r\n".join(lines)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutated())
 def test_damaged_offers(sdp: str) -> None:
     engine_takes(sdp)
