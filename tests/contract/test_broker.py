@@ -129,7 +129,10 @@ async def setting(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     yield made
     await made.down()
     assert unhandled == []
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith(("mqtt", "paho"))] == []
+    # A connection that was being made when its link was stopped may take its own deadline to give up.
+    async with asyncio.timeout(10):
+        while any(thread.name.startswith(("mqtt", "paho")) for thread in threading.enumerate()):
+            await asyncio.sleep(0.02)
 
 
 async def test_a_message_goes_round_with_its_properties_where_there_are_any(setting: Setting) -> None:
@@ -315,9 +318,6 @@ async def test_stopping_is_quick_while_it_connects(setting: Setting) -> None:
         client.start()
         await asyncio.sleep(0.3)
         await client.stop()
-        async with asyncio.timeout(10):
-            while any(thread.name == "mqtt-connect" for thread in threading.enumerate()):
-                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
