@@ -209,7 +209,7 @@ class Daemon:
             viewers=ViewersStatus(connected=self._sessions.count, limit=self._settings.sessions.max_viewers),
             broker=BrokerStatus(connected=self._broker.connected, error=self._broker.error),
             last_error=self._last_error,
-            counters=dict(self._counters),
+            counters={**self._counters, "camera_units_dropped": self._camera.dropped},
         )
 
     def status_line(self) -> str:

@@ -40,6 +40,7 @@ class CameraUnavailable(Unavailable):
     """The camera cannot be opened, or stopped delivering; the message is the cause in words."""
 
     code = Code.CAMERA_UNAVAILABLE
+    retry_after_s = 5
 
 
 class BrokerLost(Unavailable):

@@ -39,7 +39,9 @@ class Received:
     def id(self) -> str:
         """The sender's id where it is usable, else empty."""
         value = self.fields.get("id")
-        return value if isinstance(value, str) and 0 < len(value) <= 128 else ""
+        if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable() and _encodes(value):
+            return value
+        return ""
 
     @property
     def reply_to(self) -> str | None:
@@ -58,6 +60,8 @@ class Received:
         version = self.fields.get("v")
         if isinstance(version, int) and version != VERSION:
             raise Rejected(Code.UNSUPPORTED_VERSION, f"this device speaks version {VERSION}")
+        if not self.id:
+            raise Rejected(Code.BAD_MESSAGE, "id: a string of 1 to 128 printable characters")
         command = _checked(Command, self.fields, "")
         if command.expires_at <= now:
             raise Rejected(Code.EXPIRED, "expires_at has passed")
@@ -85,6 +89,15 @@ def read(payload: bytes) -> Received:
     if not isinstance(parsed, dict):
         return Received(len(payload), {}, "the message is not a JSON object")
     return Received(len(payload), parsed, None)
+
+
+def _encodes(text: str) -> bool:
+    """Whether it can be sent at all: JSON may hold half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(model: type[_M], fields: dict[str, Any], at: str) -> _M:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 DEVICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
 # Also AWS IoT's bound is kept: 256 bytes and 7 slashes, by two short levels under a checked prefix.
 TOPIC_PREFIX = r"^[A-Za-z0-9_-]{1,32}(/[A-Za-z0-9_-]{1,32}){0,3}$"
-_CLIENT_ID = re.compile(r"^[A-Za-z0-9_.:-]{1,64}$")
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,6 @@ class Topics:
         """The client whose reply topic this is; None where it is not an allowed reply topic."""
         prefix = self.reply("")
         client = topic.removeprefix(prefix)
-        if not topic.startswith(prefix) or not _CLIENT_ID.match(client):
+        if not topic.startswith(prefix) or not _CLIENT_ID.fullmatch(client):
             return None
         return client

@@ -11,11 +11,13 @@ import re
 from dataclasses import dataclass
 
 from edge.contract.codes import Code
+from edge.contract.messages import CANDIDATES_LIMIT
 from edge.core.candidate import Candidate, read_candidate
 from edge.core.h264_profile import ProfileLevel, read_profile_level
 from edge.errors import Rejected
 
 _LINES_LIMIT = 2000
+_PAYLOAD_TYPE_MAX = 127
 _SECTIONS_LIMIT = 16
 _MID = re.compile(r"^[!#$%&'*+.0-9A-Z^_`a-z{|}~-]{1,32}$")
 _UFRAG = re.compile(r"^[A-Za-z0-9+/]{4,256}$")
@@ -51,7 +53,7 @@ class _Section:
     @property
     def mid(self) -> str | None:
         mid = self.value("mid")
-        return mid if mid is not None and _MID.match(mid) else None
+        return mid if mid is not None and _MID.fullmatch(mid) else None
 
     @property
     def direction(self) -> str:
@@ -102,7 +104,7 @@ class Offer:
         found: list[tuple[int, int, H264Choice]] = []
         has_h264 = False
         for order, pt in enumerate(self._video.formats):
-            if names.get(pt) != ("h264", "90000"):
+            if names.get(pt) != ("h264", "90000") or int(pt) > _PAYLOAD_TYPE_MAX:
                 continue
             has_h264 = True
             fmtp = parameters.get(pt, {})
@@ -117,7 +119,9 @@ class Offer:
                 (
                     p
                     for p in self._video.formats
-                    if names.get(p, ("",))[0] == "rtx" and parameters.get(p, {}).get("apt") == pt
+                    if names.get(p, ("",))[0] == "rtx"
+                    and int(p) <= _PAYLOAD_TYPE_MAX
+                    and parameters.get(p, {}).get("apt") == pt
                 ),
                 None,
             )
@@ -141,11 +145,11 @@ class Offer:
             "a=recvonly",
             "a=rtcp-mux",
         ]
-        extensions = [match for line in self._video.values("extmap") if (match := _EXTMAP.match(line))]
+        extensions = [match for line in self._video.values("extmap") if (match := _EXTMAP.fullmatch(line))]
         lines += [f"a=extmap:{match[1]} {match[2]}" for match in extensions]
         lines += [f"a=rtpmap:{choice.payload_type} H264/90000", f"a=fmtp:{choice.payload_type} {_ENGINE_FMTP}"]
         for line in self._video.values("rtcp-fb"):
-            match = _FEEDBACK.match(line)
+            match = _FEEDBACK.fullmatch(line)
             if match and match[1] in ("*", str(choice.payload_type)):
                 lines.append(f"a=rtcp-fb:{choice.payload_type} {match[2]}")
         if choice.rtx_payload_type is not None:
@@ -210,7 +214,7 @@ def read_offer(sdp: str) -> Offer:
         mid=video.mid,
         bundled=bundled,
         transport=_transport(sources),
-        candidates=tuple(candidates),
+        candidates=tuple(candidates)[:CANDIDATES_LIMIT],
     )
 
 
@@ -223,7 +227,7 @@ def _transport(sources: list[tuple[tuple[str, str], ...]]) -> tuple[tuple[str, s
     def first(name: str, pattern: re.Pattern[str]) -> str:
         for attributes in sources:
             for key, value in attributes:
-                if key == name and pattern.match(value):
+                if key == name and pattern.fullmatch(value):
                     return value
         raise _bad(f"it has no usable a={name}")
 

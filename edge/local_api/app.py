@@ -7,32 +7,36 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 from urllib.parse import urlsplit
 
 from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from edge.contract.codes import Code
 from edge.contract.messages import ErrorInfo, Status, StreamBody
+from edge.core.principal import Door, Principal
 from edge.errors import EdgeError, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+# Whoever reaches a loopback address of the machine is at the machine.
+_TECHNICIAN = Principal("technician", "local", Door.LOCAL)
 _READS = {"GET", "HEAD", "OPTIONS"}
 
 
 class Stream(Protocol):
     """Start and stop: the same use case as the MQTT commands."""
 
-    async def start(self, reason: str | None) -> None: ...
+    async def start(self, reason: str | None, caller: Principal) -> None: ...
 
-    async def stop(self, reason: str | None) -> None: ...
+    async def stop(self, reason: str | None, caller: Principal) -> None: ...
 
 
 def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], str | None]) -> FastAPI:
     """The local API. `unwell` says what is not well, None while all is."""
     app = FastAPI(title="edge-streamer local API", version="1", docs_url=None, redoc_url=None)
     # A page of another site in the technician's browser must not reach this one by a name of its own (DNS rebinding),
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 
     @app.middleware("http")
     async def same_origin(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -45,6 +49,11 @@ def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], 
     @app.exception_handler(EdgeError)
     async def refused(_: Request, exc: EdgeError) -> JSONResponse:
         return _refusal(exc)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, exc: RequestValidationError) -> JSONResponse:
+        fault = exc.errors()[0]
+        return _refusal(Rejected(Code.BAD_MESSAGE, f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"))
 
     page = resources.files("edge.local_api").joinpath("page.html").read_text()
 
@@ -79,13 +88,13 @@ def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], 
     @app.post("/api/v1/stream/start")
     async def start(body: Annotated[StreamBody | None, Body()] = None) -> Status:
         """Let viewers in. Idempotent; holds over a restart."""
-        await stream.start(body.reason if body else "local page")
+        await stream.start(body.reason if body else "local page", _TECHNICIAN)
         return status()
 
     @app.post("/api/v1/stream/stop")
     async def stop(body: Annotated[StreamBody | None, Body()] = None) -> Status:
         """End every session and release the camera. Idempotent; holds over a restart."""
-        await stream.stop(body.reason if body else "local page")
+        await stream.stop(body.reason if body else "local page", _TECHNICIAN)
         return status()
 
     return app

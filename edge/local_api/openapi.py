@@ -10,12 +10,13 @@ from edge.local_api.app import make_app
 
 if TYPE_CHECKING:
     from edge.contract.messages import Status
+    from edge.core.principal import Principal
 
 
 class _Nothing:
-    async def start(self, reason: str | None) -> None: ...
+    async def start(self, reason: str | None, caller: Principal) -> None: ...
 
-    async def stop(self, reason: str | None) -> None: ...
+    async def stop(self, reason: str | None, caller: Principal) -> None: ...
 
     def status(self) -> Status:
         raise NotImplementedError

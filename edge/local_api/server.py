@@ -35,8 +35,7 @@ class LocalServer:
 
     async def run(self, ready: asyncio.Event) -> None:
         """Raises: Unavailable: the port is taken; the supervisor tries again."""
-        family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
+        with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((self._settings.host, self._settings.port))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ApiSettings(BaseModel):
@@ -12,17 +12,7 @@ class ApiSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    host: str = Field(default="127.0.0.1", description="A loopback address: the page has no authentication yet.")
+    host: Literal["127.0.0.1"] = Field(
+        default="127.0.0.1", description="Loopback only, until the local page has authentication."
+    )
     port: int = Field(default=8081, ge=1, le=65535)
-
-    @field_validator("host")
-    @classmethod
-    def _loopback(cls, host: str) -> str:
-        try:
-            loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            loopback = False
-        if not loopback:
-            message = "only a loopback address (127.0.0.1, ::1) until the local page has authentication"
-            raise ValueError(message)
-        return host

@@ -113,7 +113,10 @@ class Sessions:
         except TimeoutError:
             session.finish(EndReason.ANSWER_TIMEOUT)
             raise Rejected(Code.TIMEOUT, "the answer took too long", retry_after_s=5) from None
-        except BaseException:
+        except asyncio.CancelledError:
+            session.finish(EndReason.SHUTDOWN)
+            raise
+        except Exception:
             session.finish(EndReason.INTERNAL)
             raise
         finally:
@@ -145,25 +148,30 @@ class Sessions:
         owned = caller.owns(session.owner)
         session.finish(EndReason.VIEWER_CLOSED if owned else EndReason.CLOSED_BY_BACKEND)
 
-    def listing(self) -> list[SessionInfo]:
+    def listing(self, caller: Principal) -> list[SessionInfo]:  # noqa: ARG002  whether it may is asked with authority
+        """Who watches."""
         return [session.info() for session in self._sessions.values()]
 
     @property
     def count(self) -> int:
         return len(self._sessions)
 
-    async def start(self, reason: str | None) -> None:
+    async def start(self, reason: str | None, caller: Principal) -> None:
         """Let viewers in from now on, over restarts; idempotent."""
-        await self._change_wish(running=True, reason=reason)
+        async with self._wish_lock:
+            self._change_wish(running=True, reason=reason, caller=caller)
+            await self._wish.keep()
 
-    async def stop(self, reason: str | None) -> None:
+    async def stop(self, reason: str | None, caller: Principal) -> None:
         """End every session and release the camera, until `start`, over restarts; idempotent.
 
         Returns when the sessions have ended and the camera is released, or their deadlines have passed.
         """
-        await self._change_wish(running=False, reason=reason)
-        await self._end_all(EndReason.STOPPED)
-        await self._camera.closed()
+        async with self._wish_lock:
+            self._change_wish(running=False, reason=reason, caller=caller)
+            await self._end_all(EndReason.STOPPED)
+            await self._camera.closed()
+            await self._wish.keep()
 
     # The part.
 
@@ -275,13 +283,11 @@ class Sessions:
             if not waiters:
                 self._early.pop(session_id, None)
 
-    async def _change_wish(self, *, running: bool, reason: str | None) -> None:
-        async with self._wish_lock:
-            changed = running != self._wish.running
-            await self._wish.set(running=running, reason=reason)
-            self._update_demand()
+    def _change_wish(self, *, running: bool, reason: str | None, caller: Principal) -> None:
+        changed = self._wish.change(running=running, reason=reason)
+        self._update_demand()
         if changed:
-            log.info("stream %s: %s", "started" if running else "stopped", reason or "no reason given")
+            log.info("stream %s by %s: %r", "started" if running else "stopped", caller.client, reason)
             self._notice("stream.started" if running else "stream.stopped", None, {"reason": reason})
         self._on_change()
 

@@ -108,17 +108,23 @@ class Session:
 
     async def see_through(self) -> None:
         """Wait for its end, by whatever comes first, then close its peer. Every wait has a deadline."""
-        while self.machine.phase is not Phase.CLOSING:
-            await self._wait()
-            if reason := self.machine.overdue(self._now_s()):
-                self.finish(reason)
-        if self.peer is not None:
-            try:
-                async with asyncio.timeout(self.machine.deadlines.closing_s):
-                    await self.peer.close()
-            except TimeoutError:
-                log.error("the connection did not close within %.0f s", self.machine.deadlines.closing_s)  # noqa: TRY400
-        self.machine.advance(Phase.CLOSED, self._now_s())
+        try:
+            while self.machine.phase is not Phase.CLOSING:
+                await self._wait()
+                if reason := self.machine.overdue(self._now_s()):
+                    self.finish(reason)
+        finally:
+            await self._close_peer()
+            self.machine.advance(Phase.CLOSED, self._now_s())
+
+    async def _close_peer(self) -> None:
+        if self.peer is None:
+            return
+        try:
+            async with asyncio.timeout(self.machine.deadlines.closing_s):
+                await self.peer.close()
+        except TimeoutError:
+            log.error("the connection did not close within %.0f s", self.machine.deadlines.closing_s)  # noqa: TRY400
 
     def info(self) -> SessionInfo:
         return SessionInfo(

@@ -23,21 +23,29 @@ class StreamWish:
         self.reason: str | None = None
         try:
             kept = json.loads(path.read_text())
+            if not isinstance(kept["reason"], str | None):
+                raise TypeError("reason is no text")
             self.running, self.reason = bool(kept["running"]), kept["reason"]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as exc:
             log.warning("%s cannot be read (%s): the stream counts as wanted", path, exc)
 
-    async def set(self, *, running: bool, reason: str | None) -> None:
-        """Change it, and keep it on disk.
+    def change(self, *, running: bool, reason: str | None) -> bool:
+        """Change it, for now; whether it is another one than before."""
+        changed = running != self.running
+        self.running, self.reason = running, reason
+        return changed
+
+    async def keep(self) -> None:
+        """Write it down.
 
         A disk that takes nothing is told in the log and no more: the wish holds until the next restart all the same.
         """
-        self.running, self.reason = running, reason
+        text = json.dumps({"running": self.running, "reason": self.reason})
         try:
             # In a thread: an SD card may take seconds for a sync, and pictures are on their way meanwhile.
-            await asyncio.to_thread(self._write, json.dumps({"running": running, "reason": reason}))
+            await asyncio.to_thread(self._write, text)
         except OSError as exc:
             log.error("%s cannot be written (%s): the wish will not survive a restart", self._path, exc.strerror)  # noqa: TRY400
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
-_STUCK_S = 60.0
+# Beyond every deadline that the settings allow.
+_STUCK_S = 180.0
 # Without authority nobody can prove that they may manage somebody else's session; the broker's own rules say who
 # may publish commands at all.
 _WITHOUT_AUTHORITY = EVERY_SCOPE - {Scope.MANAGE}
@@ -133,6 +134,14 @@ class Commands:
 
     async def _take(self, received: Received, path: _ReturnPath | None) -> None:
         try:
+            await self._handle(received, path)
+        except Exception:
+            # A bug that one message can reach must not take the picture from those who watch.
+            log.exception("a bug at the MQTT door")
+            self._counters["command_bugs"] += 1
+
+    async def _handle(self, received: Received, path: _ReturnPath | None) -> None:
+        try:
             command, body = received.command(datetime.now(UTC))
             if path is None:
                 raise Rejected(Code.BAD_MESSAGE, "reply_to: not a reply topic of this device")
@@ -159,14 +168,13 @@ class Commands:
             self._count(exc, loud=self._error_replies.take(self._now_s()))
             reply = _error(command.id, exc)
         except Exception:
-            # A bug that one message can reach must not take the picture from those who watch.
             log.exception("a bug in %s", command.type)
             self._counters["command_bugs"] += 1
             reply = _error(command.id, Rejected(Code.INTERNAL, "this command met a fault of the device"))
         finally:
             payload = _payload(reply)
             outcome.set_result(payload)
-        self._send(path, payload)
+            self._send(path, payload)
 
     async def _effect(self, command: Command, body: BaseModel, caller: Principal) -> Reply:
         match command.type, body:
@@ -178,11 +186,11 @@ class Commands:
             case "session.close", CloseBody():
                 await self._sessions.close(body.session, caller)
             case "session.list", _:
-                listing = [info.model_dump(mode="json") for info in self._sessions.listing()]
+                listing = [info.model_dump(mode="json") for info in self._sessions.listing(caller)]
                 return _ok(command.id, "session.list", {"sessions": listing})
             case "stream.start" | "stream.stop", StreamBody():
                 act = self._sessions.start if command.type == "stream.start" else self._sessions.stop
-                await act(body.reason)
+                await act(body.reason, caller)
                 return self._status_reply(command.id)
             case "status.get", _:
                 return self._status_reply(command.id)

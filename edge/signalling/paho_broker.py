@@ -49,7 +49,6 @@ class PahoBroker:
         self._on_link: Callable[[bool], None] = lambda _: None
         self._version = MQTTProtocolVersion.MQTTv311 if settings.version == "3.1.1" else MQTTProtocolVersion.MQTTv5
         self._link: PahoLink | None = None
-        self._was_connected = False
         self._window = asyncio.Semaphore(UNACKNOWLEDGED)
 
     def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
@@ -84,8 +83,8 @@ class PahoBroker:
                 continue
             except BrokerLost as exc:
                 self.error = exc.message
-                if self._settings.version == "auto" and not self._was_connected:
-                    # What looked like a broker without MQTT 5 was one in trouble.
+                if self._settings.version == "auto":
+                    # What looked like a broker without MQTT 5 may have been one in trouble.
                     self._version = MQTTProtocolVersion.MQTTv5
             # A link that held starts the waits anew; one that is lost at once, as by a clash of client ids, does not.
             if time.monotonic() - began_s > _STEADY_S:
@@ -99,12 +98,10 @@ class PahoBroker:
         """Make the link and keep it until it is lost (BrokerLost) or this is cancelled (clean disconnect)."""
         link = PahoLink(self._settings, self._client_id, self._version, self._will, self._on_message)
         self._link = link
-        self._was_connected = False
         try:
             await link.open()
             await link.subscribe(self._subscriptions)
             self.connected, self.error = True, None
-            self._was_connected = True
             log.info("connected to %s:%d, MQTT %s", self._settings.host, self._settings.effective_port, link.version)
             self._on_link(True)
             await link.serve()

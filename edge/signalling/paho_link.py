@@ -125,7 +125,11 @@ class PahoLink:
         except ConnectionRefusedError as exc:
             raise BrokerLost(f"connection refused by {address}") from exc
         except OSError as exc:
-            raise BrokerLost(f"{address}: {exc.strerror or exc}") from exc
+            about = exc.filename or address
+            raise BrokerLost(f"{about}: {exc.strerror or exc}") from exc
+        except UnicodeError as exc:
+            # Of the host's name or of the password's file; its own words would repeat what it could not read.
+            raise BrokerLost(f"{address}: the host name or the password file cannot be read as text") from exc
 
     async def _acceptance(self) -> None:
         if not self._may_fall_back:
@@ -263,6 +267,8 @@ class PahoLink:
     # paho's callbacks.
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
+        if self._accepted.done():
+            return
         if not code.is_failure:
             self._accepted.set_result(None)
         elif self._may_fall_back and code.value == _UNSUPPORTED_PROTOCOL:

@@ -18,6 +18,10 @@ _NS_PER_90K_NUM, _NS_PER_90K_DEN = 9, 100_000
 class Sender(Protocol):
     """One viewer's way out, pushed access units. Event loop only, never blocks, never raises."""
 
+    @property
+    def dropped(self) -> int:
+        """Access units that this viewer was not sent, since it was too slow."""
+
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
         """Send, queue or drop. False: this viewer can go on only from the next keyframe, ask for one."""
 
@@ -50,6 +54,7 @@ class Hub:
         """Idempotent."""
         if sender in self._senders:
             self._senders.remove(sender)
+            self._counters["units_dropped"] += sender.dropped
 
     def wish_keyframe(self) -> None:
         """A viewer needs a keyframe: it joined, lost packets (PLI, FIR) or dropped."""

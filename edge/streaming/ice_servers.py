@@ -61,7 +61,7 @@ def read_ice_servers(servers: Iterable[IceServer], allowed_hosts: Sequence[str])
     turn: list[tuple[int, TurnServer]] = []
     for server in servers:
         for url in [server.urls] if isinstance(server.urls, str) else server.urls:
-            match = _URL.match(url)
+            match = _URL.fullmatch(url)
             if match is None:
                 raise Rejected(Code.BAD_MESSAGE, "ice_servers: a URL is no stun: or turn: URL")
             host, scheme = match["host"].strip("[]"), match["scheme"]

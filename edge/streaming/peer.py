@@ -103,11 +103,6 @@ class Peer:
         """The chosen pair as `local/remote` candidate types."""
         return self._agent.path
 
-    @property
-    def dropped(self) -> int:
-        """Access units that this viewer's lane dropped."""
-        return self._sender.dropped
-
     async def stats(self) -> tuple[int, float | None]:
         """Bytes sent so far, and the loss that the viewer last reported (0..1; None before its first report)."""
         sent, loss = 0, None
@@ -141,8 +136,7 @@ class Peer:
 
     async def _trickle(self) -> None:
         await self._gather(self._events.local_candidate)
-        if not self._closing:
-            self._events.local_candidate(None)
+        self._events.local_candidate(None)
 
     async def _gather(self, found: Callable[[str], None]) -> None:
         await asyncio.gather(self._gather_reflexive(found), self._gather_relayed(found))
@@ -174,6 +168,10 @@ class Peer:
                 candidates = await asking
         except (OSError, TransactionError) as exc:
             log.warning("%s gave no candidate: %s", name, str(exc) or type(exc).__name__)
+            return False
+        except Exception:
+            # What a server may answer is beyond us, and a viewer can do without it.
+            log.exception("%s gave no candidate", name)
             return False
         for candidate in candidates:
             found(candidate.line)

@@ -32,6 +32,8 @@ class TrackSender(MediaStreamTrack):
         return self._lane.dropped
 
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
+        if self.readyState != "live":
+            return True  # it will not go on: no keyframe is of any use to it
         on_way = self._lane.push((unit, pts_90k), keyframe=unit.keyframe)
         self._filled.set()
         return on_way

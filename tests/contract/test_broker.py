@@ -309,6 +309,10 @@ async def test_a_name_that_is_not_there_is_told(setting: Setting) -> None:
     client.start()
     assert "no-such-host.invalid" in await client.error("name not found")
     await client.stop()
+    client = setting.client("one", host="no..name")
+    client.start()
+    await client.error("cannot be read as text")
+    await client.stop()
 
 
 @pytest.mark.parametrize("setting", ["embedded"], indirect=True)

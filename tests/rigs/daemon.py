@@ -121,6 +121,9 @@ class Daemon:
     def end(self) -> None:
         """Whatever state it is in, nothing of it stays; a bug that it met fails the test."""
         if self.process is not None and self.process.poll() is None:
+            status = self.status()
+            bugs = {name: count for name, count in (status or {}).get("counters", {}).items() if name.endswith("_bugs")}
+            assert not bugs, f"{bugs}\n{self.log()}"
             try:
                 self.stop()
             except subprocess.TimeoutExpired:

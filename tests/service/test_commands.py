@@ -53,13 +53,13 @@ class FakeSessions:
     async def close(self, session_id: str, caller: Principal) -> None:
         self.calls.append(f"close {session_id}")
 
-    def listing(self) -> list[SessionInfo]:
+    def listing(self, caller: Principal) -> list[SessionInfo]:
         return []
 
-    async def start(self, reason: str | None) -> None:
+    async def start(self, reason: str | None, caller: Principal) -> None:
         self.calls.append(f"start {reason}")
 
-    async def stop(self, reason: str | None) -> None:
+    async def stop(self, reason: str | None, caller: Principal) -> None:
         self.calls.append(f"stop {reason}")
 
 
@@ -288,3 +288,18 @@ async def test_what_cannot_be_sent_without_a_broker_is_counted() -> None:
         made.broker.connected = False
         made.outbox.notice("camera.lost", None, {})
         assert made.counters["messages_dropped_offline"] == 1
+
+
+@pytest.mark.parametrize("command_id", ["\ud800", "a\ud800", "a\nb", ""])
+async def test_an_id_that_cannot_be_sent_back_ends_nothing(door: MqttDoor, command_id: str) -> None:
+    door.send(json.dumps({"id": command_id, "reply_to": REPLY_TO}).encode())
+    door.send(json.dumps(message("session.offer", {"sdp": "v=0"}, id=command_id)).encode())
+    assert (await door.ask("status.get"))["ok"]
+    assert door.sessions.calls == []
+    assert door.counters["refused_bad_message"] == 2
+
+
+async def test_a_reply_topic_with_a_line_break_is_none(door: MqttDoor) -> None:
+    door.send(json.dumps(message("stream.stop", reply_to=REPLY_TO + "\n")).encode())
+    await door.ask("status.get")
+    assert door.sessions.calls == []

@@ -17,6 +17,10 @@ class LaneSender:
     def __init__(self) -> None:
         self.lane: Lane[int] = Lane(limit=4)
 
+    @property
+    def dropped(self) -> int:
+        return self.lane.dropped
+
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
         return self.lane.push(pts_90k, keyframe=unit.keyframe)
 
@@ -88,6 +92,8 @@ def test_a_viewer_whose_lane_is_full_drops_alone() -> None:
     assert got == 21
     assert quick.lane.dropped == 0
     assert slow.lane.dropped > 0
+    camera.hub.leave(slow)
+    assert camera.counters["units_dropped"] == slow.lane.dropped
     assert len(camera.asked) >= 2, "the slow viewer needs a keyframe to go on"
 
 

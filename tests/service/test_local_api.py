@@ -7,6 +7,7 @@ import json
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -18,6 +19,9 @@ from edge.local_api.app import make_app
 from edge.local_api.server import LocalServer
 from edge.local_api.settings import ApiSettings
 
+if TYPE_CHECKING:
+    from edge.core.principal import Principal
+
 OPENAPI = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
@@ -28,10 +32,10 @@ class FakeStream:
         self.unwell: str | None = None
         self.refusal: Rejected | None = None
 
-    async def start(self, reason: str | None) -> None:
+    async def start(self, reason: str | None, caller: Principal) -> None:
         self.wanted = "running"
 
-    async def stop(self, reason: str | None) -> None:
+    async def stop(self, reason: str | None, caller: Principal) -> None:
         if self.refusal:
             raise self.refusal
         self.wanted = "stopped"
@@ -91,6 +95,11 @@ async def test_a_refusal_has_the_contracts_code_and_status(http: httpx.AsyncClie
     answer = await http.post("/api/v1/stream/stop")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
     assert answer.json()["error"] == {"code": "rate_limited", "message": "slowly", "retry_after_s": 3}
+
+
+async def test_a_malformed_request_has_the_contracts_code(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/api/v1/stream/stop", json={"reason": 5})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_message")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class House:
         return await self.sessions.open(OfferBody(sdp=OFFER, **fields), owner, self)
 
     def phases(self) -> list[str]:
-        return [info.state for info in self.sessions.listing()]
+        return [info.state for info in self.sessions.listing(ANNA)]
 
 
 @pytest.fixture
@@ -194,16 +194,16 @@ async def test_the_same_session_id_twice_is_refused(house: Callable[..., Any]) -
 async def test_stop_ends_everything_and_holds_over_a_restart(house: Callable[..., Any]) -> None:
     async with house() as h:
         await h.open(session="s1")
-        await h.sessions.stop("maintenance")
+        await h.sessions.stop("maintenance", ANNA)
         assert h.sessions.count == 0
         assert not h.camera.wanted
         assert h.told == [("s1", "bff-1", EndReason.STOPPED)]
         assert await code_of(h.open()) is Code.STOPPED
-        await h.sessions.stop("again")
+        await h.sessions.stop("again", ANNA)
         assert [kind for kind, _ in h.notices].count("stream.stopped") == 1
     async with house() as h:
         assert await code_of(h.open()) is Code.STOPPED
-        await h.sessions.start(None)
+        await h.sessions.start(None, ANNA)
         await h.open()
 
 
@@ -214,7 +214,8 @@ async def test_an_unreadable_wish_counts_as_running(tmp_path: Path) -> None:
 
 async def test_a_wish_that_cannot_be_kept_holds_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wish = StreamWish(tmp_path / "missing" / "wish.json")
-    await wish.set(running=False, reason=None)
+    wish.change(running=False, reason=None)
+    await wish.keep()
     assert not wish.running
     assert "will not survive" in caplog.text
 
@@ -280,7 +281,7 @@ async def test_a_stop_while_an_offer_is_answered_refuses_it(house: Callable[...,
         h.camera.slow_s = 0.1
         offering = asyncio.create_task(h.open())
         await until(lambda: h.sessions.count == 1)
-        await h.sessions.stop(None)
+        await h.sessions.stop(None, ANNA)
         assert await code_of(offering) is Code.STOPPED
         await until(lambda: h.sessions.count == 0)
         assert h.peers.made[0].closed
@@ -298,6 +299,22 @@ async def test_a_bug_in_one_session_ends_that_one_and_is_counted(house: Callable
         await until(lambda: h.sessions.count == 1)
         assert h.counters["session_bugs"] == 1
         assert ("bad", "bff-1", EndReason.INTERNAL) in h.told
+
+
+async def test_a_bug_while_it_is_live_still_closes_its_peer(
+    house: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stats() -> tuple[int, float | None]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("edge.sessions.session._SAMPLE_S", 0.01)
+    async with house() as h:
+        await h.open(session="s1")
+        h.peers.made[0].stats = stats
+        h.peers.made[0].events.connected()
+        await until(lambda: h.sessions.count == 0)
+        assert h.peers.made[0].closed
+        assert h.counters["session_bugs"] == 1
 
 
 async def test_stopping_the_daemon_says_goodbye_to_every_viewer(house: Callable[..., Any]) -> None:
@@ -319,6 +336,6 @@ async def test_a_session_that_does_not_close_is_not_waited_for_longer_than_its_d
         h.peers.prepare = hanging
         await h.open(session="s1")
         started_s = asyncio.get_running_loop().time()
-        await h.sessions.stop(None)
+        await h.sessions.stop(None, ANNA)
         assert h.sessions.count == 0
         assert asyncio.get_running_loop().time() - started_s < 5

@@ -68,6 +68,7 @@ def test_unknown_fields_are_ignored() -> None:
         (changed(expires_at="2026-11-20T12:00:00Z"), Code.EXPIRED),
         (changed(expires_at="2026-11-20T12:05:01Z"), Code.BAD_MESSAGE),
         (changed(body={}), Code.BAD_MESSAGE),
+        (changed(body={"sdp": "v=0", "viewer": "\ud800"}), Code.BAD_MESSAGE),
         (changed(body={"sdp": "v=0", "session": "../secret"}), Code.BAD_MESSAGE),
         (changed(body={"sdp": "v=0", "quality": "secret"}), Code.BAD_MESSAGE),
         (changed(body={"sdp": "s" * 33_000}), Code.TOO_LARGE),

@@ -145,6 +145,18 @@ async def test_an_answer_that_is_not_complete_says_that_more_follows() -> None:
 CHROME = offer_of("chrome")
 
 
+def test_no_more_candidates_are_taken_than_a_session_may_have() -> None:
+    line = "a=candidate:1 1 udp 2122260223 192.0.2.7 {} typ host\r\n"
+    many = "".join(line.format(1000 + number) for number in range(400))
+    assert len(read_offer(CHROME.replace("a=ice-ufrag", many + "a=ice-ufrag", 1)).candidates) == 32
+
+
+def test_a_payload_type_that_rtp_cannot_carry_is_passed_over() -> None:
+    with pytest.raises(Rejected) as caught:
+        read_offer(offer_of("no-asymmetry").replace("98", "300")).choose(HD720)
+    assert caught.value.code is Code.NO_COMMON_CODEC
+
+
 @pytest.mark.parametrize(
     "sdp",
     [
