@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
@@ -18,7 +19,11 @@ from edge.signalling.settings import MqttSettings  # noqa: TC001  pydantic reads
 from edge.streaming.settings import IceSettings
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_settings import PydanticBaseSettingsSource
+
+
+_ENV_PREFIX = "EDGE__"
 
 
 class _Slice(BaseModel):
@@ -65,6 +70,16 @@ class LogSettings(_Slice):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class _Environment(EnvSettingsSource):
+    """A list or a section that is no JSON stays text: the model then tells it with its key, like any other fault."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
 class Settings(BaseSettings):
     """All settings. Environment variables `EDGE__SECTION__KEY` override the file's."""
 
@@ -90,7 +105,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        environment = EnvSettingsSource(settings_cls, env_prefix="EDGE__", env_nested_delimiter="__")
+        environment = _Environment(settings_cls, env_prefix=_ENV_PREFIX, env_nested_delimiter="__")
         return environment, init_settings
 
 
@@ -104,13 +119,26 @@ def load_settings(path: Path) -> Settings:
             fields = tomllib.load(file)
     except OSError as exc:
         raise ConfigInvalid([f"{path}: {exc.strerror}"]) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigInvalid([f"{path}: not TOML: {exc}"]) from exc
+    # Looked at here: the framework takes keys that begin with _ for options of its own, and skips such variables.
+    known = Settings.model_fields
+    unknown = [f"{key}: unknown key" for key in fields if key not in known]
+    unknown += [f"{name}: unknown key" for name in os.environ if _is_unknown_variable(name)]
     try:
-        return Settings(**fields)
+        settings = Settings(**{key: value for key, value in fields.items() if key in known})
     except ValidationError as exc:
         faults = exc.errors(include_url=False, include_input=False, include_context=False)
-        raise ConfigInvalid([_fault(fault["loc"], fault["type"], fault["msg"]) for fault in faults]) from None
+        told = [_fault(fault["loc"], fault["type"], fault["msg"]) for fault in faults]
+        raise ConfigInvalid([*unknown, *told]) from None
+    if unknown:
+        raise ConfigInvalid(unknown)
+    return settings
+
+
+def _is_unknown_variable(name: str) -> bool:
+    prefix, section = name[: len(_ENV_PREFIX)], name[len(_ENV_PREFIX) :].partition("__")[0]
+    return prefix.upper() == _ENV_PREFIX and section.lower() not in Settings.model_fields
 
 
 def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 DEVICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
 # Also AWS IoT's bound is kept: 256 bytes and 7 slashes, by two short levels under a checked prefix.
-TOPIC_PREFIX = r"^[A-Za-z0-9_-]{1,32}(/[A-Za-z0-9_-]{1,32}){0,3}$"
+TOPIC_PREFIX = r"^[A-Za-z0-9_-]{1,28}(/[A-Za-z0-9_-]{1,28}){0,3}$"
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 

@@ -14,6 +14,7 @@ _LINE = re.compile(
     r"(?P<component>\d{1,3}) "
     r"(?P<transport>[A-Za-z]{1,16}) (?P<priority>\d{1,10}) "
     r"(?P<host>[^ ]{1,255}) (?P<port>\d{1,5}) typ (?P<type>host|srflx|prflx|relay)\b",
+    re.ASCII,
 )
 _PORT_MAX = 65535
 _PRIORITY_MAX = 2**32 - 1
@@ -47,6 +48,8 @@ def read_candidate(text: str) -> Candidate | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         raise Rejected(Code.BAD_MESSAGE, "the candidate's address is not an IP address") from None
+    if "%" in host:  # an interface of the other machine (RFC 4007, 11), and any text could follow the sign
+        raise Rejected(Code.BAD_MESSAGE, "the candidate's address has a zone")
     if not 0 < port <= _PORT_MAX or priority > _PRIORITY_MAX:
         raise Rejected(Code.BAD_MESSAGE, "the candidate's port or priority is out of range")
     return Candidate(match["foundation"], priority, str(address), port, match["type"])

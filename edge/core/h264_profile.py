@@ -5,6 +5,7 @@ Source: RFC 6184, 8.1 (profile-level-id, table 5) and 8.2.2 (level asymmetry).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,7 @@ _SENT_UNDER = {
 }
 
 _LEVEL_1B_FLAG = 0x10
+_SIX_HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,9 @@ class ProfileLevel:
 
 def read_profile_level(text: str) -> ProfileLevel | None:
     """Read six hex digits; None where they are not that, or name no profile of the table."""
-    try:
-        idc, iop, level_idc = bytes.fromhex(text)
-    except ValueError:
+    if not _SIX_HEX_DIGITS.fullmatch(text):
         return None
+    idc, iop, level_idc = bytes.fromhex(text)
     for table_idc, mask, value, profile in _TABLE:
         if idc == table_idc and iop & mask == value:
             return ProfileLevel(text.lower(), profile, level_idc)

@@ -13,6 +13,7 @@ import pytest
 from edge.contract.codes import Code
 from edge.demo.broker import EmbeddedBroker
 from edge.errors import BrokerLost, Rejected
+from edge.signalling import paho_broker
 from edge.signalling.broker import Message
 from edge.signalling.paho_broker import PahoBroker
 from edge.signalling.settings import MqttSettings
@@ -20,7 +21,7 @@ from tests.rigs.certificates import Authority
 from tests.rigs.mosquitto import Mosquitto, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 MOSQUITTO = ["mosquitto-5-tls", "mosquitto-311-password"]
@@ -198,8 +199,56 @@ async def test_what_is_published_while_a_client_is_away_waits_for_it(setting: Se
         pass
     async with setting.linked("two") as two:
         await two.broker.publish(Message("a/b", b"for later"))
+    client = setting.client("one", "a/b")
+    happened: list[Any] = []
+    client.broker.listen(lambda message: happened.append((message.payload, client.broker.connected)), happened.append)
+    client.start()
+    await until(lambda: len(happened) == 2)
+    # The broker sends it before it grants the subscriptions; who takes it must be able to answer.
+    assert happened == [True, (b"for later", True)]
+    await client.stop()
+
+
+@pytest.mark.parametrize("setting", ["mosquitto-5-tls"], indirect=True)
+async def test_of_too_much_that_waited_the_newest_is_kept_and_the_rest_counted(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paho_broker, "_HELD", 3)
+    await setting.up()
+    async with setting.linked("one", "a/b"):
+        pass
+    async with setting.linked("two") as two:
+        for n in range(10):
+            await two.broker.publish(Message("a/b", str(n).encode()))
     async with setting.linked("one", "a/b") as one:
-        assert (await asyncio.wait_for(one.came.get(), 5)).payload == b"for later"
+        await until(lambda: one.broker.dropped + one.came.qsize() == 10)
+        got = [int(one.came.get_nowait().payload) for _ in range(one.came.qsize())]
+        assert got == list(range(10))[-len(got) :]
+        assert one.broker.dropped > 0
+
+
+@pytest.mark.parametrize("setting", ["mosquitto-311-password"], indirect=True)
+async def test_a_bug_in_what_takes_a_message_costs_that_message_only(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    await setting.up()
+    client = setting.client("one", "a/b")
+    came: list[bytes] = []
+
+    def take(message: Message) -> None:
+        came.append(message.payload)
+        if message.payload == b"bad":
+            raise ValueError(message.payload)
+
+    client.broker.listen(take, lambda up: client.up.set())
+    client.start()
+    await asyncio.wait_for(client.up.wait(), 15)
+    for payload in (b"bad", b"good"):
+        await client.broker.publish(Message("a/b", payload))
+    await until(lambda: len(came) >= 2)
+    assert came == [b"bad", b"good"]
+    assert "a bug in what takes messages" in caplog.text
+    await client.stop()
 
 
 async def test_what_does_not_fit_is_refused_and_nothing_else_suffers(setting: Setting) -> None:
@@ -240,12 +289,52 @@ async def test_one_client_id_used_twice_is_told_and_does_not_flap(setting: Setti
     await second.stop()
 
 
+async def test_more_callers_than_may_wait_are_refused_and_the_others_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paho_broker, "_CALLERS", 30)
+    async with one_answer_each(_CONNACK) as port:
+        client = plain_client(port)
+        client.start()
+        await asyncio.wait_for(client.up.wait(), 15)
+        waiting = [asyncio.create_task(client.broker.publish(Message("a/b", b"x"))) for _ in range(31)]
+        await until(lambda: any(task.done() for task in waiting))
+        with pytest.raises(Rejected) as caught:
+            await waiting[-1]
+        assert caught.value.code is Code.RATE_LIMITED
+        await client.stop()
+        lost = await asyncio.gather(*waiting[:-1], return_exceptions=True)
+        assert {type(outcome) for outcome in lost} == {BrokerLost}
+
+
+async def test_a_link_taken_over_by_another_client_is_told_as_such() -> None:
+    # mosquitto 2.0 just hangs up; AWS IoT says why.
+    taken_over = bytes([0xE0, 2, 142, 0])
+    async with one_answer_each(bytes([0x20, 3, 0, 0, 0]), bytes([0x90, 4, 0, 1, 0, 1]) + taken_over) as port:
+        client = plain_client(port, "a/b", version="5")
+        client.start()
+        await client.error("another client connected with the same client id")
+        await client.stop()
+
+
+async def test_a_broker_that_takes_connections_and_never_answers_is_tried_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", paho_broker.__name__)
+    monkeypatch.setattr(paho_broker, "_STEADY_S", 0.5)  # less than one try takes
+    monkeypatch.setattr("random.random", lambda: 0.2)
+    async with deaf_server() as port:
+        client = plain_client(port)
+        client.start()
+        await until(lambda: caplog.text.count("again in") == 2)
+        await client.stop()
+    assert [record.getMessage()[-5:] for record in caplog.records if "again in" in record.message] == ["0.1 s", "0.2 s"]
+
+
 @pytest.mark.slow
 async def test_a_broker_that_answers_nothing_any_more_is_noticed(setting: Setting) -> None:
     if setting.mosquitto is None:
         # It lives in this process and cannot be frozen alone: a socket that nobody reads stands for it.
         async with deaf_server() as port:
-            client = setting.client("one", port=port, connect_timeout_s=1)
+            client = setting.client("one", port=port, connect_timeout_s=0.1)
             client.start()
             await client.error("does not answer")
             await client.stop()
@@ -318,10 +407,43 @@ async def test_a_name_that_is_not_there_is_told(setting: Setting) -> None:
 @pytest.mark.parametrize("setting", ["embedded"], indirect=True)
 async def test_stopping_is_quick_while_it_connects(setting: Setting) -> None:
     async with deaf_server() as port:
-        client = setting.client("one", port=port, connect_timeout_s=2, tls=True)
+        client = setting.client("one", port=port, connect_timeout_s=1, tls=True)
         client.start()
         await asyncio.sleep(0.3)
         await client.stop()
+
+
+_CONNACK = bytes([0x20, 2, 0, 0])
+
+
+def plain_client(port: int, *topics: str, version: str = "3.1.1") -> Client:
+    made = MqttSettings.model_validate(
+        {"host": "127.0.0.1", "port": port, "tls": False, "version": version, "connect_timeout_s": 0.1}
+    )
+    return Client(PahoBroker(made, "one", topics, None))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def one_answer_each(*answers: bytes) -> AsyncIterator[int]:
+    """A broker that says these bytes, one answer for each thing it reads, and then no more."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.read(4096)
+            writer.write(answer)
+        while await reader.read(4096):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
 
 
 @asynccontextmanager
