@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import socket
 import ssl
@@ -19,11 +20,14 @@ from edge.errors import BrokerLost
 from edge.signalling.broker import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from paho.mqtt.reasoncodes import ReasonCode
 
     from edge.signalling.settings import MqttSettings
+
+log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED = 20
 """Publishes under way at a time."""
@@ -200,13 +204,15 @@ class PahoLink:
         """Blocking; in a thread of its own."""
         settings = self._settings
         if settings.tls:
-            context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+            with _reading(settings.ca_file):
+                context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
             context.sslsocket_class = _TlsSocket
             # Strict from Python 3.13 on, about extensions that many a broker's own authority leaves out: a camera must
             # not lose its broker by an upgrade of its system.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             if settings.cert_file is not None:
-                context.load_cert_chain(settings.cert_file, settings.key_file)
+                with _reading(settings.cert_file, settings.key_file):
+                    context.load_cert_chain(settings.cert_file, settings.key_file)
             self._client.tls_set_context(context)
         if settings.username is not None:
             password = settings.password_file.read_text().rstrip("\n") if settings.password_file else None
@@ -254,10 +260,16 @@ class PahoLink:
 
     def _read(self) -> None:
         sock = self._socket
-        while self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            # What TLS has decrypted already does not make the socket readable again.
-            if not isinstance(sock, ssl.SSLSocket) or self._client.socket() is None or not sock.pending():
-                return
+        try:
+            while self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                # What TLS has decrypted already does not make the socket readable again.
+                if not isinstance(sock, ssl.SSLSocket) or self._client.socket() is None or not sock.pending():
+                    return
+        except Exception:
+            # paho keeps a packet that it fails on and would take it again and again: this link is at its end.
+            log.exception("a packet could not be taken")
+            self._detach(sock)
+            self._end(BrokerLost("the broker sent what cannot be read"))
 
     def _end(self, error: BrokerLost) -> None:
         for future in (self._accepted, self._granted, self._lost, *self._acks.values()):
@@ -282,8 +294,9 @@ class PahoLink:
             self._alert = found[1].lower().replace("_", " ")
 
     def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
-        if any(code.is_failure for code in codes):
-            self._end(BrokerLost(f"the broker refused a subscription: {codes[0].getName()}"))
+        refused = [code for code in codes if code.is_failure]
+        if refused:
+            self._end(BrokerLost(f"the broker refused a subscription: {_refusal(refused[0])}"))
         elif not self._granted.done():
             self._granted.set_result(None)
 
@@ -336,6 +349,15 @@ class PahoLink:
         if sock.fileno() >= 0:
             self._loop.remove_reader(sock)
             self._loop.remove_writer(sock)
+
+
+@contextlib.contextmanager
+def _reading(*files: Path | None) -> Iterator[None]:
+    """Name the files that cannot be used; `ssl` does not, and the broker has no part in it."""
+    try:
+        yield
+    except OSError as exc:
+        raise BrokerLost(f"{' or '.join(map(str, files))}: {exc.strerror or exc}") from exc
 
 
 def _no_delay(_client: Any, _userdata: Any, sock: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +306,28 @@ async def test_more_callers_than_may_wait_are_refused_and_the_others_served(monk
         assert {type(outcome) for outcome in lost} == {BrokerLost}
 
 
+async def test_what_cannot_be_read_never_makes_it_spin_or_stay_deaf() -> None:
+    suback = bytes([0x90, 3, 0, 1, 1])
+    no_utf8, good = bytes([0x30, 5, 0, 2, 0xFF, 0xFE, 0x41]), bytes([0x30, 6, 0, 3]) + b"a/bx"
+    async with one_answer_each(_CONNACK, suback + no_utf8 + good) as port:
+        client = plain_client(port, "a/b")
+        client.start()
+        await asyncio.wait_for(client.up.wait(), 15)
+        await client.error("cannot be read")
+        spent_s = time.process_time()
+        await asyncio.sleep(0.3)
+        assert time.process_time() - spent_s < 0.15
+        await client.stop()
+
+
+async def test_a_refused_subscription_is_told_by_its_own_reason() -> None:
+    async with one_answer_each(_CONNACK, bytes([0x90, 4, 0, 1, 1, 0x80])) as port:
+        client = plain_client(port, "a/b", "c/d")
+        client.start()
+        await client.error("the broker refused a subscription: unspecified error")
+        await client.stop()
+
+
 async def test_a_link_taken_over_by_another_client_is_told_as_such() -> None:
     # mosquitto 2.0 just hangs up; AWS IoT says why.
     taken_over = bytes([0xE0, 2, 142, 0])
@@ -359,7 +382,7 @@ async def test_certificates_that_do_not_fit_are_told(setting: Setting, tmp_path:
         ({"ca_file": other.ca_file}, "its certificate is not accepted"),
         (foreign, "unknown ca"),
         (expired, "certificate expired"),
-        ({"ca_file": tmp_path / "missing.pem"}, "No such file"),
+        ({"ca_file": tmp_path / "missing.pem"}, "missing.pem: No such file"),
     ]
     for change, words in cases:
         client = setting.client("one", **change)
