@@ -9,6 +9,7 @@ on computers with little memory. Settings come checked, from the daemon.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import ctypes
 import json
@@ -23,17 +24,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.camera.outbox import Outbox
+from edge.camera.port import Plan
 from edge.camera.wire import (
+    MESSAGE_LIMIT_BYTES,
     BadWire,
     Closed,
     Deframer,
+    Done,
+    EncodeSd,
     Failed,
     MakeKeyframe,
     Opened,
     Ready,
+    SdFailed,
     SetBitrate,
+    SetControls,
     Start,
     Stop,
+    TakeSnapshot,
     decode,
 )
 from edge.errors import CameraUnavailable
@@ -41,30 +49,44 @@ from edge.errors import CameraUnavailable
 if TYPE_CHECKING:
     from edge.camera.port import Source
     from edge.camera.wire import Order
-    from edge.core.access_unit import AccessUnit
+    from edge.core.access_unit import AccessUnit, Quality
+    from edge.core.camera_controls import Values
 
 log = logging.getLogger("edge.camera.child")
 
 _GOODBYE_S = 1.0
 """How long the source may take to let go of the device when the daemon is gone."""
 _PR_SET_PDEATHSIG = 1
+_MODEL = Path("/proc/device-tree/model")
 
 
 def source_for(settings: dict[str, Any]) -> Source:
     """The source that the settings ask for; only its own libraries are imported."""
-    if settings["source"] == "file":
+    kind = settings["source"]
+    hd, sd = Plan(**settings["hd"]), Plan(**settings["sd"])
+    if kind == "file":
         from edge.camera.file import FileSource  # noqa: PLC0415
 
-        return FileSource(Path(settings["path"]), settings["fps"])
+        return FileSource(Path(settings["path"]), hd.fps)
+    if kind in {"auto", "picamera2"}:
+        from edge.camera.picamera2_source import Picamera2Source, finds_a_camera  # noqa: PLC0415
+
+        # A Raspberry Pi without its camera has a fault, which a drawing would hide.
+        if kind == "picamera2" or is_raspberry_pi() or finds_a_camera():
+            return Picamera2Source(
+                settings["number"], hd, sd, settings["keyframe_interval_s"], settings["open_timeout_s"]
+            )
     from edge.camera.synthetic import SyntheticSource  # noqa: PLC0415
 
-    return SyntheticSource(
-        settings["width"],
-        settings["height"],
-        settings["fps"],
-        settings["bitrate_bps"],
-        settings["keyframe_interval_s"],
-    )
+    return SyntheticSource(hd, sd, settings["keyframe_interval_s"])
+
+
+def is_raspberry_pi() -> bool:
+    """Whether the device tree says so."""
+    try:
+        return _MODEL.read_bytes().startswith(b"Raspberry Pi")
+    except OSError:
+        return False
 
 
 class CameraChild:
@@ -76,12 +98,12 @@ class CameraChild:
         self._open = False
         self._outbox = Outbox()
         self._todo: queue.SimpleQueue[Order | Failed | None] = queue.SimpleQueue()
-        self._short = threading.Event()
+        self._short: set[Quality] = set()
 
     def run(self) -> NoReturn:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
         threading.Thread(target=self._write, name="outbox", daemon=True).start()
-        self._outbox.report(Ready())
+        self._outbox.report(Ready(self._source.name))
         while (todo := self._todo.get()) is not None:
             self._obey(todo)
         self._source.stop()
@@ -89,30 +111,56 @@ class CameraChild:
 
     def _obey(self, todo: Order | Failed) -> None:
         match todo:
-            case Start():
-                self._start()
+            case Start(values):
+                self._start(values)
             case Stop():
                 self._stop()
-                self._outbox.report(Closed())
-            case Failed() if self._open:
+                self._outbox.report(Closed(), opens=False)
+            case SetControls() | TakeSnapshot():
+                self._outbox.report(self._answer(todo))
+            case _ if self._open:
+                self._obey_open(todo)
+
+    def _obey_open(self, todo: Order | Failed) -> None:
+        match todo:
+            case Failed():
                 self._stop()
-                self._outbox.report(todo)
-            case MakeKeyframe(quality) if self._open:
-                self._short.clear()
+                self._outbox.report(todo, opens=False)
+            case EncodeSd(on):
+                try:
+                    self._source.encode_sd(on=on)
+                except CameraUnavailable as exc:
+                    self._outbox.report(SdFailed(exc.message))
+            case MakeKeyframe(quality):
+                self._short.discard(quality)
                 self._source.request_keyframe(quality)
-            case SetBitrate(quality, bitrate_bps) if self._open:
+            case SetBitrate(quality, bitrate_bps):
                 self._source.set_bitrate(quality, bitrate_bps)
 
-    def _start(self) -> None:
+    def _answer(self, order: SetControls | TakeSnapshot) -> Done:
+        if not self._open:
+            return Done(order.ticket, error="the camera is not open")
+        try:
+            if isinstance(order, SetControls):
+                self._source.set_controls(order.values)
+                return Done(order.ticket)
+            jpeg = self._source.snapshot(order.width, order.jpeg_quality)
+            if len(jpeg) > MESSAGE_LIMIT_BYTES // 2:
+                return Done(order.ticket, error=f"a picture of {len(jpeg)} bytes is too large: ask for a smaller one")
+            return Done(order.ticket, base64=base64.b64encode(jpeg).decode())
+        except CameraUnavailable as exc:
+            return Done(order.ticket, error=exc.message)
+
+    def _start(self, values: Values) -> None:
         self._stop()
         self._short.clear()
         try:
-            stream_format = self._source.start(self._put, lambda message: self._todo.put(Failed(message)))
+            opening = self._source.start(values, self._put, lambda message: self._todo.put(Failed(message)))
         except CameraUnavailable as exc:
-            self._outbox.report(Failed(exc.message))
+            self._outbox.report(Failed(exc.message), opens=False)
             return
         self._open = True
-        self._outbox.report(Opened(stream_format), opens=True)
+        self._outbox.report(Opened(opening), opens=True)
 
     def _stop(self) -> None:
         if self._open:
@@ -121,8 +169,8 @@ class CameraChild:
 
     def _put(self, unit: AccessUnit) -> None:
         # One wish is enough until it is granted.
-        if not self._outbox.put(unit) and not self._short.is_set():
-            self._short.set()
+        if not self._outbox.put(unit) and unit.quality not in self._short:
+            self._short.add(unit.quality)
             self._todo.put(MakeKeyframe(unit.quality))
 
     def _read(self) -> None:

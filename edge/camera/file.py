@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import av
 from av.bitstream import BitStreamFilterContext
 
+from edge.camera.jpeg import encode_jpeg
+from edge.camera.port import Opening
 from edge.core.access_unit import AccessUnit, StreamFormat
 from edge.core.annexb import (
     NAL_AUD,
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
     from edge.core.access_unit import Quality
+    from edge.core.camera_controls import Values
+
+log = logging.getLogger(__name__)
 
 _SETS = {NAL_SPS, NAL_PPS}
 _PROBED_UNITS = 300
@@ -46,8 +52,10 @@ class FileSource:
     """Loops a file at its own pace, on its own thread; timestamps run on over the seam.
 
     `fps` is for a recording without timestamps (raw .h264). It has no encoder: `request_keyframe` and
-    `set_bitrate` do nothing, and a viewer waits for the recording's next keyframe.
+    `set_bitrate` do nothing, a viewer waits for the recording's next keyframe, and a snapshot is its first picture.
     """
+
+    name = "file"
 
     def __init__(self, path: Path, fps: int) -> None:
         self._path = path
@@ -55,12 +63,12 @@ class FileSource:
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> StreamFormat:
-        stream_format = self._checked()
+    def start(self, values: Values, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> Opening:  # noqa: ARG002  a recording has no controls
+        opening = Opening(self._checked())
         self._ending.clear()
         self._thread = threading.Thread(target=self._run, args=(sink, failed), name="file")
         self._thread.start()
-        return stream_format
+        return opening
 
     def stop(self) -> None:
         if self._thread is not None:
@@ -68,11 +76,24 @@ class FileSource:
             self._thread.join()
             self._thread = None
 
+    def encode_sd(self, *, on: bool) -> None:
+        if on:
+            raise CameraUnavailable("a recording has one quality")
+
     def request_keyframe(self, quality: Quality) -> None:
         """Do nothing."""
 
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
         """Do nothing."""
+
+    def set_controls(self, values: Values) -> None:
+        """Do nothing: none is offered."""
+
+    def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
+        with contextlib.suppress(av.FFmpegError, OSError), av.open(str(self._path)) as container:
+            for frame in container.decode(video=0):
+                return encode_jpeg(frame, width, jpeg_quality)
+        raise CameraUnavailable(f"{self._path}: no picture can be decoded")
 
     def _checked(self) -> StreamFormat:
         recording = _Recording(self._path, self._fps)
@@ -98,6 +119,9 @@ class FileSource:
                 begun_ns += recording.played_ns
         except CameraUnavailable as exc:
             failed(exc.message)
+        except Exception as exc:
+            log.exception("a bug in the recording's player")
+            failed(f"{type(exc).__name__}: {exc}")
 
 
 class _Recording:

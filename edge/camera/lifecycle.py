@@ -1,4 +1,9 @@
-"""When the camera process is started, opened, closed and killed: rules over time, without I/O."""
+"""When the camera process is started, opened, closed and killed: rules over time, without I/O.
+
+What stops delivering is tried with the least first: the source is closed and opened again in its process; where it does
+not let go, or does not open a few times in a row, the process is killed and another one started. Between tries there
+is a growing wait.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,22 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from edge.camera.port import CameraState
+from edge.contract.codes import Code
 from edge.core.backoff import Backoff
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge.core.access_unit import StreamFormat
+    from edge.camera.port import Opening
 
 SPAWN_TIMEOUT_S = 15.0
 """Until a new process says Ready: a cold import from a slow SD card is most of it."""
 STOP_TIMEOUT_S = 2.0
+REOPEN_TIMEOUT_S = 1.0
+"""How long a source that has stalled may take to let go."""
+TRIES = 3
+"""Times in a row that a source may fail in one process; then it is a fresh one's turn."""
 HEALTHY_S = 10.0
 """A process that did its work for this long starts the back-off anew."""
 
@@ -31,6 +41,13 @@ class Phase(StrEnum):
     OPENING = "opening"
     RUNNING = "running"
     CLOSING = "closing"
+
+
+class Remedy(StrEnum):
+    """What is tried where the camera does not deliver."""
+
+    REOPEN = "reopen"
+    RESTART = "restart"
 
 
 class Effect(StrEnum):
@@ -51,11 +68,20 @@ class Lifecycle:
     draw: Callable[[], float]
     phase: Phase = Phase.DOWN
     wanted: bool = False
-    format: StreamFormat | None = None
+    opening: Opening | None = None
     error: CameraUnavailable | None = None
+    reopens: int = 0
+    """How often the source was opened again in the same process, because it failed or stalled."""
     restarts: int = 0
+    stalls: int = 0
     failures: int = 0
     """How often the source said that it failed; the process lived on."""
+    remedy: Remedy | None = None
+    """The last that was tried."""
+    why: str = ""
+    """What the last remedy was for."""
+    _again_due: bool = False
+    _tries: int = 0
     _backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.25, cap_s=5.0))
     _spawned: bool = False
     _retry_s: float = 0.0
@@ -89,16 +115,28 @@ class Lifecycle:
         """What to do now; ask again until it is None. After KILL the process counts as gone."""
         match self.phase:
             case Phase.DOWN if now_s >= self._retry_s:
-                self.restarts += self._spawned
+                if self._spawned:
+                    self.restarts += 1
+                    self.remedy = Remedy.RESTART
                 self._spawned = True
+                self._again_due = False
+                self._tries = 0
                 return self._go(Phase.STARTING, Effect.SPAWN, now_s, SPAWN_TIMEOUT_S, "is not up")
+            case Phase.IDLE if self.wanted and self._tries >= TRIES:
+                return self._kill(self.why, now_s)
             case Phase.IDLE if self.wanted and now_s >= self._retry_s:
+                if self._again_due:
+                    self._again_due = False
+                    self.reopens += 1
+                    self.remedy = Remedy.REOPEN
                 return self._go(Phase.OPENING, Effect.START, now_s, self.open_timeout_s, "did not open")
             case Phase.RUNNING if not self.wanted:
-                self.format = None
+                self.opening = None
                 return self._go(Phase.CLOSING, Effect.STOP, now_s, STOP_TIMEOUT_S, "did not close")
             case Phase.RUNNING if now_s >= self._unit_s + self.stall_s:
-                return self._kill(f"the camera delivered no picture for {self.stall_s:g} s", now_s)
+                self.stalls += 1
+                self._failed(f"the camera delivered no picture for {self.stall_s:g} s", now_s)
+                return self._go(Phase.CLOSING, Effect.STOP, now_s, REOPEN_TIMEOUT_S, "has stalled and did not close")
             case Phase.STARTING | Phase.OPENING | Phase.CLOSING if now_s >= self._deadline_s:
                 return self._kill(self._late, now_s)
         return None
@@ -120,10 +158,10 @@ class Lifecycle:
             self._retry_s = now_s
             self._healthy_from_s = now_s
 
-    def opened(self, stream_format: StreamFormat, now_s: float) -> None:
+    def opened(self, opening: Opening, now_s: float) -> None:
         if self.phase is Phase.OPENING:
             self.phase = Phase.RUNNING
-            self.format = stream_format
+            self.opening = opening
             self.error = None
             self._unit_s = now_s
             if self._healthy_from_s is None:
@@ -137,14 +175,14 @@ class Lifecycle:
     def failed(self, message: str, now_s: float) -> None:
         """The source could not be opened, or broke."""
         if self.phase in {Phase.OPENING, Phase.RUNNING}:
+            self._failed(message, now_s)
             self.phase = Phase.IDLE
-            self.failures += 1
-            self._again(message, now_s)
 
     def closed(self, now_s: float) -> None:
         if self.phase is Phase.CLOSING:
             self.phase = Phase.IDLE
-            self._retry_s = now_s
+            if not self._again_due:
+                self._retry_s = now_s
 
     def lost(self, message: str, now_s: float) -> None:
         """The process is gone."""
@@ -158,15 +196,29 @@ class Lifecycle:
         self._late = f"the camera {late} within {timeout_s:g} s"
         return effect
 
+    def _failed(self, message: str, now_s: float) -> None:
+        self.failures += 1
+        self._again_due = True
+        if self._healthy(now_s):
+            self._tries = 0
+        self._tries += 1
+        self._again(message, now_s)
+
     def _kill(self, message: str, now_s: float) -> Effect:
         self.lost(message, now_s)
         return Effect.KILL
 
     def _again(self, message: str, now_s: float) -> None:
-        self.format = None
+        # What was running has viewers, who see a picture that stands still.
+        stalled = self.phase is Phase.RUNNING
+        self.opening = None
+        self.why = message
         if self.wanted:
-            self.error = CameraUnavailable(message)
-        if self._healthy_from_s is not None and now_s - self._healthy_from_s >= HEALTHY_S:
+            self.error = CameraUnavailable(message, code=Code.CAMERA_STALLED if stalled else None)
+        if self._healthy(now_s):
             self._backoff.reset()
         self._healthy_from_s = None
         self._retry_s = now_s + self._backoff.next_s(self.draw())
+
+    def _healthy(self, now_s: float) -> bool:
+        return self._healthy_from_s is not None and now_s - self._healthy_from_s >= HEALTHY_S

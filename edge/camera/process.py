@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
 import logging
 import random
 import sys
@@ -15,34 +17,46 @@ from edge.camera.port import CameraState
 from edge.camera.wire import (
     BadWire,
     Closed,
+    Done,
     Dropped,
+    EncodeSd,
     Failed,
     MakeKeyframe,
     Opened,
     Ready,
+    SdFailed,
     SetBitrate,
+    SetControls,
     Start,
     Stop,
+    TakeSnapshot,
 )
 from edge.core.access_unit import AccessUnit
+from edge.core.camera_controls import check, in_force, still_taken
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge.camera.lifecycle import Remedy
+    from edge.camera.port import Opening
     from edge.camera.settings import CameraSettings
     from edge.camera.wire import Order, Report
     from edge.core.access_unit import Quality, StreamFormat
+    from edge.core.camera_controls import Values
 
 log = logging.getLogger(__name__)
+
+_ANSWER_TIMEOUT_S = 4.0
 
 
 class CameraProcess:
     """The `Camera` port over a child process. Event loop only; both callbacks are called from the loop.
 
-    `on_unit` gets every access unit while the camera runs. `on_change` is called after `state`, `format`, `error`,
-    `restarts` or `pid` changed. An error that either raises ends `run` with it.
+    `on_unit` gets every access unit while the camera runs. `on_change` is called after `state`, `source`, `opening`,
+    `error`, `sd_error`, `reopens`, `restarts` or `pid` changed. An error that either raises ends `run` with it.
     `dropped` counts the access units that the process dropped because the daemon was slow to read.
+    `values`: the controls as they were set before.
     """
 
     def __init__(
@@ -51,13 +65,17 @@ class CameraProcess:
         on_unit: Callable[[AccessUnit], None],
         on_change: Callable[[], None],
         *,
+        values: Values | None = None,
         command: Sequence[str] | None = None,
         now_s: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.state = CameraState.CLOSED
-        self.format: StreamFormat | None = None
+        self.source: str | None = None
+        self.opening: Opening | None = None
         self.error: CameraUnavailable | None = None
+        self.sd_error: str | None = None
+        self.reopens = 0
         self.restarts = 0
         self.pid: int | None = None
         self.dropped = 0
@@ -68,6 +86,11 @@ class CameraProcess:
         self._command = own if command is None else command
         self._now_s = now_s
         self._life = Lifecycle(settings.open_timeout_s, settings.stall_s, draw)
+        self._values: Values = dict(values or {})
+        self._sd_wanted = False
+        self._bitrates: dict[Quality, int] = {}
+        self._tickets = itertools.count()
+        self._asked: dict[int, asyncio.Future[Done]] = {}
         self._phase = self._life.phase
         self._link: Link | None = None
         self._gone: Link | None = None
@@ -80,6 +103,11 @@ class CameraProcess:
         self._wake.set()
         self._tell()
 
+    @property
+    def recovery(self) -> tuple[Remedy | None, str, int]:
+        """What was last tried to bring the camera back, why, and how often it stalled."""
+        return self._life.remedy, self._life.why, self._life.stalls
+
     async def opened(self) -> StreamFormat:
         life = self._life
         life.hurry(self._now_s())
@@ -87,7 +115,7 @@ class CameraProcess:
         failures, restarts = life.failures, life.restarts
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
-                while life.format is None:
+                while life.opening is None:
                     if not life.wanted:
                         raise CameraUnavailable("the camera is not wanted")
                     # One restart is waited through, since a crash heals by itself; what the source says is final.
@@ -97,7 +125,7 @@ class CameraProcess:
         except TimeoutError:
             late = f"the camera did not open within {self._settings.open_timeout_s:g} s"
             raise CameraUnavailable(life.error.message if life.error else late) from None
-        return life.format
+        return life.opening.format
 
     async def closed(self) -> None:
         while not self._life.wanted and self._life.phase in {Phase.OPENING, Phase.RUNNING, Phase.CLOSING}:
@@ -107,7 +135,32 @@ class CameraProcess:
         self._order_while_running(MakeKeyframe(quality))
 
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
-        self._order_while_running(SetBitrate(quality, bitrate_bps))
+        plan = self._settings.hd if quality is Quality.HD else self._settings.sd
+        self._bitrates[quality] = min(plan.max_bps, max(plan.min_bps, bitrate_bps))
+        self._order_while_running(SetBitrate(quality, self._bitrates[quality]))
+
+    def encode_sd(self, *, on: bool) -> None:
+        if on != self._sd_wanted:
+            self._sd_wanted = on
+            self.sd_error = None
+            self._order_while_running(EncodeSd(on))
+
+    async def set_controls(self, values: Values) -> Values:
+        opening = self._running()
+        check(values, opening.offered)
+        await self._ask(lambda ticket: SetControls(ticket, values))
+        self._values = still_taken({**self._values, **values}, opening.offered)
+        return in_force(self._values, opening.offered)
+
+    @property
+    def values(self) -> Values:
+        """The controls that are set, for whoever keeps them over a restart."""
+        return dict(self._values)
+
+    async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
+        self._running()
+        done = await self._ask(lambda ticket: TakeSnapshot(ticket, width, jpeg_quality))
+        return base64.b64decode(done.base64 or "")
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -147,7 +200,7 @@ class CameraProcess:
                 self._life.lost(f"the camera process cannot be started: {exc}", self._now_s())
         elif self._link is not None:
             if effect is Effect.START:
-                self._link.order(Start())
+                self._link.order(Start(self._values))
             elif effect is Effect.STOP:
                 self._link.order(Stop())
             else:
@@ -174,10 +227,20 @@ class CameraProcess:
                 if self._life.unit(now_s):
                     self._on_unit(message)
                 return
-            case Ready():
+            case Ready(source):
+                self.source = source
                 self._life.ready(now_s)
-            case Opened(stream_format):
-                self._life.opened(stream_format, now_s)
+            case Opened(opening):
+                self._life.opened(opening, now_s)
+                self._resume()
+            case SdFailed(said):
+                log.warning("SD cannot be encoded: %s", said)
+                self.sd_error = said
+                self._sd_wanted = False
+                self._on_change()
+            case Done(ticket):
+                if (asked := self._asked.pop(ticket, None)) is not None and not asked.done():
+                    asked.set_result(message)
             case Closed():
                 self._life.closed(now_s)
             case Failed(said):
@@ -199,6 +262,38 @@ class CameraProcess:
             self._tell()
         self._wake.set()
 
+    def _resume(self) -> None:
+        """What was asked of the camera before it was opened again."""
+        if self._sd_wanted:
+            self._order_while_running(EncodeSd(on=True))
+        for quality, bitrate_bps in self._bitrates.items():
+            self._order_while_running(SetBitrate(quality, bitrate_bps))
+
+    def _running(self) -> Opening:
+        if self._life.opening is None:
+            raise CameraUnavailable(self.error.message if self.error else "the camera is not open")
+        return self._life.opening
+
+    async def _ask(self, order: Callable[[int], Order]) -> Done:
+        """Give an order and wait for its answer.
+
+        Raises: CameraUnavailable: it did not take effect, or no answer came in time.
+        """
+        ticket = next(self._tickets)
+        asked: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self._asked[ticket] = asked
+        try:
+            self._order_while_running(order(ticket))
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                done = await asked
+        except TimeoutError:
+            raise CameraUnavailable("the camera did not answer in time") from None
+        finally:
+            self._asked.pop(ticket, None)
+        if done.error is not None:
+            raise CameraUnavailable(done.error)
+        return done
+
     def _order_while_running(self, order: Order) -> None:
         if self._life.phase is Phase.RUNNING and self._link is not None:
             self._link.order(order)
@@ -209,10 +304,10 @@ class CameraProcess:
         if life.phase is not self._phase:
             self._phase = life.phase
             self._announce()
-        now = (life.state, life.format, life.error, life.restarts, pid)
-        if now == (self.state, self.format, self.error, self.restarts, self.pid):
+        now = (life.state, life.opening, life.error, life.reopens, life.restarts, pid)
+        if now == (self.state, self.opening, self.error, self.reopens, self.restarts, self.pid):
             return
-        self.state, self.format, self.error, self.restarts, self.pid = now
+        self.state, self.opening, self.error, self.reopens, self.restarts, self.pid = now
         self._announce()
         self._on_change()
 

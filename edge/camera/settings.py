@@ -7,6 +7,37 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edge.core.annexb import level_for
+
+_STALL_PICTURES = 3
+"""A stall is told from a slow frame rate by as many pictures that did not come."""
+
+
+class QualitySettings(BaseModel):
+    """`[camera.hd]` and `[camera.sd]`: one encode."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Annotated[int, Field(ge=160, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")]
+    height: Annotated[int, Field(ge=120, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")]
+    fps: Annotated[
+        int,
+        Field(ge=1, le=60, description="Pictures a second; a recording with timestamps of its own keeps those."),
+    ] = 30
+    min_bps: Annotated[
+        int, Field(ge=50_000, le=20_000_000, description="The encoder never aims lower, in bits a second.")
+    ] = 200_000
+    max_bps: Annotated[
+        int, Field(ge=100_000, le=20_000_000, description="The encoder never aims higher, in bits a second.")
+    ]
+
+    @model_validator(mode="after")
+    def _can_be_encoded(self) -> Self:
+        if self.min_bps > self.max_bps:
+            raise ValueError("min_bps is over max_bps")
+        level_for(self.width, self.height, self.fps, self.max_bps)
+        return self
+
 
 class CameraSettings(BaseModel):
     """`[camera]`."""
@@ -14,25 +45,19 @@ class CameraSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Annotated[
-        Literal["auto", "synthetic", "file"],
-        Field(description="Where pictures come from: a drawn picture, or a recording; auto: what is there."),
+        Literal["auto", "picamera2", "synthetic", "file"],
+        Field(
+            description="Where pictures come from: the camera, a drawn picture, or a recording. auto: the camera on a "
+            "Raspberry Pi and wherever picamera2 finds one, else a drawn picture."
+        ),
     ] = "auto"
+    number: Annotated[int, Field(ge=0, le=7, description="Which camera, where there are several.")] = 0
     path: Annotated[
         Path | None,
         Field(description="The recording of source = file: H.264 without B-frames, in .h264, .ts or .mp4; looped."),
     ] = None
-    width: Annotated[int, Field(ge=160, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")] = 1280
-    height: Annotated[int, Field(ge=120, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")] = 720
-    fps: Annotated[
-        int,
-        Field(ge=1, le=60, description="Pictures a second; a recording with timestamps of its own keeps those."),
-    ] = 30
-    bitrate_bps: Annotated[
-        int,
-        Field(
-            ge=100_000, le=20_000_000, description="Most bits a second that the encoder makes; viewers may lower it."
-        ),
-    ] = 2_000_000
+    hd: QualitySettings = QualitySettings(width=1280, height=720, max_bps=2_000_000)
+    sd: QualitySettings = QualitySettings(width=640, height=360, min_bps=100_000, max_bps=600_000)
     keyframe_interval_s: Annotated[
         float,
         Field(ge=0.5, le=60, description="Longest time between keyframes; viewers get theirs on request anyway."),
@@ -46,7 +71,7 @@ class CameraSettings(BaseModel):
         Field(
             ge=0.5,
             le=60,
-            description="How long an open camera may deliver nothing before it is started again.",
+            description="How long an open camera may deliver nothing before it is opened again.",
         ),
     ] = 2
     idle_stop_s: Annotated[
@@ -54,13 +79,15 @@ class CameraSettings(BaseModel):
         Field(ge=0, le=3600, description="How long the camera stays open after the last viewer has gone."),
     ] = 30
 
-    @property
-    def chosen_source(self) -> Literal["synthetic", "file"]:
-        """What `auto` comes to on this machine."""
-        return "synthetic" if self.source == "auto" else self.source
-
     @model_validator(mode="after")
-    def _file_has_a_path(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.source == "file" and self.path is None:
             raise ValueError("path is required where source is file")
+        if self.sd.width > self.hd.width or self.sd.height > self.hd.height:
+            raise ValueError("sd is larger than hd")
+        if self.hd.fps % self.sd.fps:
+            raise ValueError(f"sd.fps has to divide hd.fps ({self.hd.fps})")
+        # fps can be turned down to one a second while the camera runs; what is set here is the usual.
+        if self.stall_s * self.hd.fps < _STALL_PICTURES:
+            raise ValueError(f"stall_s is shorter than {_STALL_PICTURES} pictures at {self.hd.fps} fps")
         return self

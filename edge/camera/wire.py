@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
+from edge.camera.port import Opening
 from edge.core.access_unit import AccessUnit, Quality, StreamFormat
+from edge.core.camera_controls import Offered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from edge.core.camera_controls import Values
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -29,7 +33,9 @@ class BadWire(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Open the source; answered by Opened or Failed."""
+    """Open the source, with these controls; answered by Opened or Failed."""
+
+    values: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +59,41 @@ class SetBitrate:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodeSd:
+    """Begin or end SD; answered by SdFailed where it cannot begin."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetControls:
+    """Set these controls; answered by Done."""
+
+    ticket: int
+    values: Values
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Make one JPEG; answered by Done."""
+
+    ticket: int
+    width: int | None
+    jpeg_quality: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
-    """The process is up and reads orders."""
+    """The process is up and reads orders. `source`: which kind it is."""
+
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """The source runs; access units follow, a keyframe first."""
 
-    format: StreamFormat
+    opening: Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +109,32 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class SdFailed:
+    """SD is not encoded; HD goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An order with a ticket took effect, or why it did not. `base64`: the JPEG that was asked for."""
+
+    ticket: int
+    error: str | None = None
+    base64: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """So many access units more were dropped, because the daemon was slow to read."""
 
     count: int
 
 
-Order: TypeAlias = Start | Stop | MakeKeyframe | SetBitrate
-Report: TypeAlias = Ready | Opened | Closed | Failed | Dropped
+Order: TypeAlias = Start | Stop | EncodeSd | MakeKeyframe | SetBitrate | SetControls | TakeSnapshot
+Report: TypeAlias = Ready | Opened | Closed | Failed | SdFailed | Done | Dropped
 
-_KINDS = {
-    kind.__name__: kind for kind in (Start, Stop, MakeKeyframe, SetBitrate, Ready, Opened, Closed, Failed, Dropped)
-}
+_KINDS = {kind.__name__: kind for kind in (*get_args(Order), *get_args(Report))}
 
 
 def encode_unit(unit: AccessUnit) -> bytes:
@@ -119,12 +165,26 @@ def decode(body: bytes) -> AccessUnit | Order | Report:
         fields: dict[str, Any] = json.loads(body)
         kind = _KINDS[fields.pop("kind")]
         if kind is Opened:
-            fields["format"] = StreamFormat(**fields["format"])
+            fields["opening"] = _opening(**fields["opening"])
         elif "quality" in fields:
             fields["quality"] = Quality(fields["quality"])
         return kind(**fields)
     except (struct.error, ValueError, LookupError, TypeError, RecursionError) as exc:
         raise BadWire(f"a message of {len(body)} bytes that is none of ours") from exc
+
+
+def _opening(
+    format: dict[str, Any],  # noqa: A002  the field's name
+    qualities: list[str],
+    offered: dict[str, dict[str, Any]],
+    values: Values,
+) -> Opening:
+    return Opening(
+        StreamFormat(**format),
+        tuple(Quality(name) for name in qualities),
+        {name: Offered(**{**offer, "choices": tuple(offer["choices"])}) for name, offer in offered.items()},
+        values,
+    )
 
 
 class Deframer:

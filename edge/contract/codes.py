@@ -23,6 +23,7 @@ class Code(StrEnum):
     BUSY = "busy"
     STOPPED = "stopped"
     CAMERA_UNAVAILABLE = "camera_unavailable"
+    CAMERA_STALLED = "camera_stalled"
     AUDIO_UNAVAILABLE = "audio_unavailable"
     TALK_BUSY = "talk_busy"
     RATE_LIMITED = "rate_limited"
@@ -50,6 +51,7 @@ _HTTP_STATUS = {
     Code.BUSY: 503,
     Code.STOPPED: 503,
     Code.CAMERA_UNAVAILABLE: 503,
+    Code.CAMERA_STALLED: 503,
     Code.AUDIO_UNAVAILABLE: 503,
     Code.TALK_BUSY: 503,
     Code.RATE_LIMITED: 429,

@@ -1,13 +1,15 @@
-"""What every source keeps to, held against the synthetic one and against recordings of each kind."""
+"""What every source keeps to: the drawn camera, recordings of each kind and, in the camera root, the real picamera2."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import itertools
 import threading
 import time
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -16,12 +18,14 @@ from av.video.codeccontext import VideoCodecContext
 
 from edge.camera import block_code
 from edge.camera.file import FileSource
+from edge.camera.port import Plan
 from edge.camera.synthetic import SyntheticSource
 from edge.core.access_unit import AccessUnit, Quality
 from edge.core.annexb import NAL_SPS, is_keyframe, nal_type, profile_level_id, split_annexb
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from edge.camera.port import Source
@@ -50,11 +54,14 @@ class Sink:
             self.failures.append(message)
             self._more.notify_all()
 
-    def wait_for(self, count: int) -> list[AccessUnit]:
+    def wait_for(self, count: int, quality: Quality = Quality.HD) -> list[AccessUnit]:
         with self._more:
-            assert self._more.wait_for(lambda: len(self.units) >= count or self.failures, GENEROUS_S)
+            assert self._more.wait_for(lambda: len(self.of(quality)) >= count or self.failures, GENEROUS_S)
         assert not self.failures
-        return self.units[:count]
+        return self.of(quality)[:count]
+
+    def of(self, quality: Quality) -> list[AccessUnit]:
+        return [unit for unit in self.units if unit.quality is quality]
 
 
 def record(path: Path, *, b_frames: int = 0, codec: str = "libx264", skip: int = 0) -> Path:
@@ -86,16 +93,50 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: record(folder / f"short.{kind}") for kind in ("h264", "ts", "mp4")}
 
 
-@pytest.fixture(params=["synthetic", "h264", "ts", "mp4"])
-def source(request: pytest.FixtureRequest, recordings: dict[str, Path]) -> Source:
-    if request.param == "synthetic":
-        return SyntheticSource(WIDTH, HEIGHT, FPS, 1_000_000, 10)
-    return FileSource(recordings[request.param], FPS)
+def plan(width: int = WIDTH, height: int = HEIGHT, max_bps: int = 1_000_000, fps: int = FPS) -> Plan:
+    return Plan(width, height, fps, 50_000, max_bps)
+
+
+def synthetic(hd: Plan | None = None, sd: Plan | None = None, keyframe_interval_s: float = 10) -> Source:
+    return SyntheticSource(hd or plan(), sd or plan(160, 120, 200_000), keyframe_interval_s)
+
+
+def picamera2(hd: Plan | None = None, sd: Plan | None = None, keyframe_interval_s: float = 10) -> Source:
+    from edge.camera.picamera2_source import Picamera2Source
+
+    return Picamera2Source(0, hd or plan(), sd or plan(160, 120, 200_000), keyframe_interval_s, GENEROUS_S)
+
+
+# `auto` is decided the same way: by whether picamera2 is there and finds a camera.
+CAMERAS: dict[str, Callable[..., Source]] = {"synthetic": synthetic}
+if importlib.util.find_spec("picamera2"):
+    CAMERAS["picamera2"] = picamera2
+
+
+@pytest.fixture(params=[*CAMERAS, "h264", "ts", "mp4"])
+def source(request: pytest.FixtureRequest, recordings: dict[str, Path]) -> Iterator[Source]:
+    source = CAMERAS[request.param]() if request.param in CAMERAS else FileSource(recordings[request.param], FPS)
+    yield source
+    source.stop()
+
+
+@pytest.fixture(params=CAMERAS)
+def make_camera(request: pytest.FixtureRequest) -> Iterator[Callable[..., Source]]:
+    """A source with encoders of its own, stopped when the test ends."""
+    made: list[Source] = []
+
+    def make(*args: Any, **kwargs: Any) -> Source:
+        made.append(CAMERAS[request.param](*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for source in made:
+        source.stop()
 
 
 def played(source: Source, count: int) -> list[AccessUnit]:
     sink = Sink()
-    source.start(sink.unit, sink.failed)
+    source.start({}, sink.unit, sink.failed)
     try:
         return sink.wait_for(count)
     finally:
@@ -136,7 +177,7 @@ def test_every_access_unit_decodes_in_order(source: Source) -> None:
 
 def test_the_format_tells_the_truth(source: Source) -> None:
     sink = Sink()
-    told = source.start(sink.unit, sink.failed)
+    told = source.start({}, sink.unit, sink.failed).format
     first = sink.wait_for(1)[0]
     source.stop()
     sps = next(nal for nal in split_annexb(first.payload) if nal_type(nal) == NAL_SPS)
@@ -159,7 +200,7 @@ def test_stop_is_final_and_start_works_again(source: Source) -> None:
     source.stop()
     for _ in range(2):
         sink = Sink()
-        source.start(sink.unit, sink.failed)
+        source.start({}, sink.unit, sink.failed)
         sink.wait_for(3)
         source.stop()
         count = len(sink.units)
@@ -172,50 +213,61 @@ def test_stop_is_final_and_start_works_again(source: Source) -> None:
 
 def test_orders_are_taken_while_it_runs(source: Source) -> None:
     sink = Sink()
-    source.start(sink.unit, sink.failed)
+    source.start({}, sink.unit, sink.failed)
     source.request_keyframe(Quality.HD)
     source.set_bitrate(Quality.HD, 300_000)
     sink.wait_for(RECORDED_PICTURES)
     source.stop()
 
 
-def test_the_synthetic_source_makes_a_keyframe_on_request() -> None:
-    source = SyntheticSource(WIDTH, HEIGHT, FPS, 1_000_000, 60)
+def test_a_keyframe_comes_within_two_frames_of_the_request(make_camera: Callable[..., Source]) -> None:
+    source = make_camera(keyframe_interval_s=60)
     sink = Sink()
-    source.start(sink.unit, sink.failed)
-    before = len(sink.wait_for(5))
-    source.request_keyframe(Quality.HD)
-    asked_at = len(sink.units)
-    units = sink.wait_for(asked_at + 5)
+    source.start({}, sink.unit, sink.failed)
+    source.encode_sd(on=True)
+    for quality in Quality:
+        before = len(sink.wait_for(5, quality))
+        source.request_keyframe(quality)
+        asked_at = len(sink.of(quality))
+        units = sink.wait_for(asked_at + 8, quality)
+        assert [unit.keyframe for unit in units[1:before]] == [False] * (before - 1)
+        # One may be with the encoder when the order comes.
+        assert [unit.keyframe for unit in units[asked_at:]].index(True) <= 2
+        assert sum(unit.keyframe for unit in units[asked_at:]) == 1
     source.stop()
-    assert [unit.keyframe for unit in units[1:before]] == [False] * (before - 1)
-    assert sum(unit.keyframe for unit in units[asked_at : asked_at + 5]) == 1
 
 
-def test_the_synthetic_source_is_constrained_baseline_at_the_level_it_needs() -> None:
+SIZES = [(1920, 1080, 4_000_000, 40), (1280, 720, 2_000_000, 31), (640, 360, 600_000, 30), (320, 240, 300_000, 13)]
+
+
+@pytest.mark.parametrize(("width", "height", "max_bps", "level"), SIZES)
+def test_the_stream_is_constrained_baseline_at_the_level_it_needs(
+    make_camera: Callable[..., Source], width: int, height: int, max_bps: int, level: int
+) -> None:
     sink = Sink()
-    source = SyntheticSource(1280, 720, FPS, 2_000_000, 10)
-    told = source.start(sink.unit, sink.failed)
+    source = make_camera(plan(width, height, max_bps))
+    told = source.start({}, sink.unit, sink.failed).format
+    (frame,) = pictures(sink.wait_for(1))
     source.stop()
     profile_idc, constraints, level_idc = bytes.fromhex(told.profile_level_id)
-    assert profile_idc == 66
-    assert constraints & 0x40
-    assert level_idc == 31
+    assert (profile_idc, constraints & 0x40) == (66, 0x40)
+    assert level_idc == level
+    assert (frame.width, frame.height) == (told.width, told.height) == (width, height)
 
 
-def test_keyframes_stay_within_the_rate_buffer() -> None:
+def test_keyframes_stay_within_the_rate_buffer(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
-    source = SyntheticSource(640, 360, FPS, 200_000, 0.5)
-    source.start(sink.unit, sink.failed)
+    source = make_camera(plan(640, 360, 200_000), keyframe_interval_s=0.5)
+    source.start({}, sink.unit, sink.failed)
     units = sink.wait_for(60)
     source.stop()
     assert max(len(unit.payload) for unit in units if unit.keyframe) * 8 <= 200_000 / 2
 
 
-def test_a_lower_bitrate_makes_less_without_a_keyframe() -> None:
+def test_a_lower_bitrate_makes_less_without_a_keyframe(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
-    source = SyntheticSource(640, 360, FPS, 2_000_000, 60)
-    source.start(sink.unit, sink.failed)
+    source = make_camera(plan(640, 360, 2_000_000), keyframe_interval_s=60)
+    source.start({}, sink.unit, sink.failed)
     before = sum(len(unit.payload) for unit in sink.wait_for(60)[30:])
     source.set_bitrate(Quality.HD, 100_000)
     units = sink.wait_for(210)
@@ -224,9 +276,108 @@ def test_a_lower_bitrate_makes_less_without_a_keyframe() -> None:
     assert [unit.keyframe for unit in units[1:]] == [False] * 209
 
 
+def test_sd_is_encoded_while_it_is_asked_for_and_hd_goes_on(make_camera: Callable[..., Source]) -> None:
+    sink = Sink()
+    source = make_camera()
+    opening = source.start({}, sink.unit, sink.failed)
+    assert opening.qualities == (Quality.HD, Quality.SD)
+    sink.wait_for(5)
+    assert not sink.of(Quality.SD)
+    for _ in range(2):
+        begun = len(sink.of(Quality.SD))
+        source.encode_sd(on=True)
+        source.encode_sd(on=True)
+        units = sink.wait_for(begun + 10, Quality.SD)[begun:]
+        source.encode_sd(on=False)
+        source.encode_sd(on=False)
+        count = len(sink.of(Quality.SD))
+        sink.wait_for(len(sink.of(Quality.HD)) + 10)
+        assert len(sink.of(Quality.SD)) == count
+        assert units[0].keyframe
+        assert {(frame.width, frame.height) for frame in pictures(units)} == {(160, 120)}
+    # The same picture has the same time in both, whenever its encoder began.
+    assert {unit.captured_ns for unit in units} <= {unit.captured_ns for unit in sink.of(Quality.HD)}
+    source.stop()
+    hd = sink.of(Quality.HD)
+    assert [frame.pts for frame in pictures(hd)] == list(range(len(hd)))
+
+
+def test_sd_may_have_every_other_picture(make_camera: Callable[..., Source]) -> None:
+    sink = Sink()
+    source = make_camera(plan(), plan(160, 120, 200_000, fps=FPS // 2))
+    source.start({}, sink.unit, sink.failed)
+    source.encode_sd(on=True)
+    stamps = [unit.captured_ns for unit in sink.wait_for(20, Quality.SD)]
+    source.stop()
+    steps = sorted(later - earlier for earlier, later in itertools.pairwise(stamps))
+    assert steps[len(steps) // 2] == pytest.approx(2e9 / FPS, rel=0.3)
+
+
+def test_the_frame_rate_changes_while_it_runs(make_camera: Callable[..., Source]) -> None:
+    sink = Sink()
+    source = make_camera()
+    opening = source.start({}, sink.unit, sink.failed)
+    assert (opening.offered["fps"].highest, opening.offered["fps"].default) == (FPS, FPS)
+    sink.wait_for(10)
+    source.set_controls({"fps": 10})
+    before = len(sink.units) + 8  # those that the camera holds already
+    stamps = [unit.captured_ns for unit in sink.wait_for(before + 10)[before:]]
+    source.set_controls({"fps": None})
+    source.stop()
+    steps = sorted(later - earlier for earlier, later in itertools.pairwise(stamps))
+    assert steps[len(steps) // 2] == pytest.approx(1e9 / 10, rel=0.3)
+    units = sink.units
+    assert [frame.pts for frame in pictures(units)] == list(range(len(units)))
+
+
+def test_controls_that_were_set_hold_when_it_opens(make_camera: Callable[..., Source]) -> None:
+    sink = Sink()
+    source = make_camera()
+    opening = source.start({"fps": 10, "of another camera": 1}, sink.unit, sink.failed)
+    stamps = [unit.captured_ns for unit in sink.wait_for(12)[2:]]
+    source.stop()
+    assert opening.values == {"fps": 10}
+    steps = sorted(later - earlier for earlier, later in itertools.pairwise(stamps))
+    assert steps[len(steps) // 2] == pytest.approx(1e9 / 10, rel=0.3)
+
+
+@pytest.mark.parametrize(("width", "size"), [(None, (WIDTH, HEIGHT)), (160, (160, 120)), (1920, (WIDTH, HEIGHT))])
+def test_a_snapshot_leaves_no_gap(
+    make_camera: Callable[..., Source], width: int | None, size: tuple[int, int]
+) -> None:
+    sink = Sink()
+    source = make_camera()
+    source.start({}, sink.unit, sink.failed)
+    sink.wait_for(10)
+    jpeg = source.snapshot(width, 80)
+    units = sink.wait_for(len(sink.units) + 10)
+    source.stop()
+    with av.open(io.BytesIO(jpeg)) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.width, frame.height) == size
+    # The same picture as the video shows: alike in its brightness.
+    shown = pictures(units)[-1].reformat(*size, "gray").to_ndarray().mean()
+    assert frame.reformat(format="gray").to_ndarray().mean() == pytest.approx(shown, abs=12)
+    steps = [later.captured_ns - earlier.captured_ns for earlier, later in itertools.pairwise(units)]
+    assert sorted(steps)[len(steps) // 2] == pytest.approx(1e9 / FPS, rel=0.3)
+
+
+def test_the_drawn_camera_is_set_as_a_real_one_is() -> None:
+    source = synthetic()
+    sink = Sink()
+    source.start({"flip_vertical": True}, sink.unit, sink.failed)
+    turned = pictures(sink.wait_for(3))[-1].to_ndarray()[:HEIGHT]
+    source.set_controls({"flip_vertical": None, "brightness": 0.3})
+    upright = pictures(sink.wait_for(30))[-1].to_ndarray()[:HEIGHT]
+    source.stop()
+    assert block_code.read(np.asarray(turned[::-1], np.uint8)) is not None
+    assert block_code.read(np.asarray(turned, np.uint8)) is None
+    assert upright.mean() > turned.mean() + 40
+
+
 def test_the_synthetic_picture_carries_the_time_it_was_drawn() -> None:
     before_ms = time.time_ns() // 1_000_000
-    units = played(SyntheticSource(WIDTH, HEIGHT, FPS, 1_000_000, 10), 10)
+    units = played(synthetic(), 10)
     after_ms = time.time_ns() // 1_000_000
     codes = [block_code.read(np.asarray(frame.to_ndarray()[:HEIGHT], np.uint8)) for frame in pictures(units)]
     read = [code for code in codes if code is not None]
@@ -272,5 +423,5 @@ def test_what_is_no_h264_recording_is_refused_in_words(tmp_path: Path, recording
 def refused(path: Path, words: str) -> None:
     sink = Sink()
     with pytest.raises(CameraUnavailable, match=words):
-        FileSource(path, FPS).start(sink.unit, sink.failed)
+        FileSource(path, FPS).start({}, sink.unit, sink.failed)
     assert not sink.units

@@ -1,0 +1,317 @@
+"""The camera of a Raspberry Pi, by picamera2: HD from its main stream, SD from lores, an encoder each.
+
+picamera2 calls encoders from an event loop of its own, under a lock: nothing here blocks there or raises there. Nor does
+it say when frames stop coming: whoever watches their age stops this source and starts it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import importlib.metadata
+import logging
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import av
+
+from edge.camera.holders import camera_devices, holders_of
+from edge.camera.jpeg import encode_jpeg
+from edge.camera.picamera2_controls import FLIPS, offered, to_libcamera
+from edge.camera.port import Opening
+from edge.core.access_unit import AccessUnit, Quality, StreamFormat
+from edge.core.annexb import NAL_SPS, BadBitstream, is_keyframe, nal_type, profile_level_id, split_annexb
+from edge.core.camera_controls import still_taken
+from edge.errors import CameraUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+    from edge.camera.port import Plan
+    from edge.core.camera_controls import Offered, Values
+
+log = logging.getLogger(__name__)
+
+OLDEST = (0, 3, 32)
+"""The first picamera2 with `force_key_frame`."""
+
+_STREAMS = {Quality.HD: "main", Quality.SD: "lores"}
+_AV_FORMATS = {"YUV420": "yuv420p", "NV12": "nv12"}
+_BUFFERS = 6
+_SNAPSHOT_TIMEOUT_S = 2.0
+_MARGIN_S = 0.5
+"""A first picture that stays away is told before the daemon's own deadline for opening."""
+_FASTER = 1.02
+"""Frame durations are whole microseconds, and sensors round."""
+
+
+def load() -> ModuleType:
+    """picamera2, checked.
+
+    Raises: CameraUnavailable: it is not there, or too old.
+    """
+    try:
+        library = importlib.import_module("picamera2")
+    except Exception as exc:  # what a broken installation raises is anybody's guess
+        raise CameraUnavailable(f"picamera2 cannot be imported ({exc}): apt install python3-picamera2") from exc
+    version = importlib.metadata.version("picamera2")
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise CameraUnavailable(f"picamera2 {version} is too old, {oldest} is needed: apt full-upgrade")
+    return library
+
+
+def finds_a_camera() -> bool:
+    """Whether picamera2 is there and sees a camera."""
+    try:
+        return bool(load().Picamera2.global_camera_info())
+    except (CameraUnavailable, RuntimeError) as exc:
+        log.info("no camera by picamera2: %s", exc)
+        return False
+
+
+class Picamera2Source:
+    """One camera. `open_timeout_s`: how long it may take until its first picture."""
+
+    name = "picamera2"
+
+    def __init__(self, number: int, hd: Plan, sd: Plan, keyframe_interval_s: float, open_timeout_s: float) -> None:
+        self._number = number
+        self._plans = {Quality.HD: hd, Quality.SD: sd}
+        self._keyframe_interval_s = keyframe_interval_s
+        self._first_picture_s = max(_MARGIN_S, open_timeout_s - _MARGIN_S)
+        self._camera: Any = None
+        self._encoders: dict[Quality, Any] = {}
+        self._bitrates = {quality: plan.max_bps for quality, plan in self._plans.items()}
+        self._offered: dict[str, Offered] = {}
+        self._values: Values = {}
+        self._sink: Callable[[AccessUnit], None] | None = None
+        self._failed: Callable[[str], None] | None = None
+        self._first: AccessUnit | None = None
+        self._came = threading.Event()
+        # Importing takes seconds on a small board: now, while nobody waits. What is wrong is told by `start`.
+        with contextlib.suppress(CameraUnavailable):
+            load()
+
+    def start(self, values: Values, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> Opening:
+        library = load()
+        begun_s = time.monotonic()
+        self._sink, self._failed = sink, failed
+        self._values = dict(values)
+        try:
+            with _told_in_words():
+                self._camera = library.Picamera2(self._number)
+                self._begin()
+            stream = self._first_picture(begun_s)
+        except BaseException:
+            self.stop()
+            raise
+        return Opening(stream, (Quality.HD, Quality.SD), self._offered, self._values)
+
+    def stop(self) -> None:
+        self._sink = self._failed = None
+        camera, self._camera = self._camera, None
+        if camera is None:
+            return
+        # Whatever it was that broke: the device is to be let go of, and what cannot be is the process's end.
+        for step in (camera.cancel_all_and_flush, camera.stop, lambda: self._end_encoders(camera), camera.close):
+            try:
+                step()
+            except Exception:
+                log.exception("while the camera closes")
+        self._encoders.clear()
+
+    def encode_sd(self, *, on: bool) -> None:
+        if on == (Quality.SD in self._encoders):
+            return
+        if on:
+            with _told_in_words():
+                self._start_encoder(Quality.SD)
+        else:
+            self._camera.stop_encoder(self._encoders.pop(Quality.SD))
+
+    def request_keyframe(self, quality: Quality) -> None:
+        if quality in self._encoders:
+            self._encoders[quality].force_key_frame()
+
+    def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
+        plan = self._plans[quality]
+        self._bitrates[quality] = min(plan.max_bps, max(plan.min_bps, bitrate_bps))
+        if quality in self._encoders:
+            self._encoders[quality].set_bitrate(self._bitrates[quality])
+
+    def set_controls(self, values: Values) -> None:
+        turned = any(name in FLIPS and value != self._values.get(name, False) for name, value in values.items())
+        self._values = still_taken({**self._values, **values}, self._offered)
+        with _told_in_words():
+            if turned:
+                # A flip is made where the sensor is read out, so the camera has to begin again: a blink, no reopening.
+                with_sd = Quality.SD in self._encoders
+                self._camera.stop()
+                self._end_encoders(self._camera)
+                self._begin()
+                self.encode_sd(on=with_sd)
+            else:
+                advertised = self._camera.camera_controls
+                self._camera.set_controls(to_libcamera(values, advertised, self._plans[Quality.HD].fps))
+
+    def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
+        with _told_in_words():
+            try:
+                request = self._camera.capture_request(wait=_SNAPSHOT_TIMEOUT_S)
+            except TimeoutError:
+                # Its job stays queued, and would hold up the close.
+                self._camera.cancel_all_and_flush()
+                raise CameraUnavailable("the camera gave no picture in time") from None
+            try:
+                picture = request.make_array("main")
+                config = request.config["main"]
+            finally:
+                request.release()
+            wide = config["size"][0]
+            frame = av.VideoFrame.from_numpy_buffer(picture, format=_AV_FORMATS[config["format"]], width=wide)
+            return encode_jpeg(frame, width, jpeg_quality)
+
+    def _begin(self) -> None:
+        """Configure the camera, and start it with HD's encoder."""
+        plan = self._plans[Quality.HD]
+        self._configure()
+        advertised = self._camera.camera_controls
+        self._offered = offered(advertised, plan.fps)
+        self._values = still_taken(self._values, self._offered)
+        self._camera.set_controls({**to_libcamera({"fps": None, **self._values}, advertised, plan.fps)})
+        self._came.clear()
+        self._first = None
+        self._start_encoder(Quality.HD)
+        self._camera.start()
+
+    def _configure(self) -> None:
+        from libcamera import Transform  # noqa: PLC0415  comes with picamera2
+
+        from edge.camera.picamera2_encoders import CHOSEN  # noqa: PLC0415
+
+        hd, sd = self._plans[Quality.HD], self._plans[Quality.SD]
+        camera = self._camera
+        wide, high = camera.sensor_resolution
+        if hd.width > wide or hd.height > high:
+            self._too_much(f"{hd.width}x{hd.height}")
+        flips = Transform(hflip=self._values.get(FLIPS[0]) or False, vflip=self._values.get(FLIPS[1]) or False)
+        asked = CHOSEN.formats[0]
+        config = camera.create_video_configuration(
+            main={"size": (hd.width, hd.height), "format": asked},
+            lores={"size": (sd.width, sd.height), "format": asked},
+            transform=flips,
+            buffer_count=_BUFFERS,
+        )
+        camera.configure(config)
+        got = camera.camera_configuration()
+        for quality, plan in self._plans.items():
+            stream = got[_STREAMS[quality]]
+            if tuple(stream["size"]) != (plan.width, plan.height):
+                self._too_much(f"{plan.width}x{plan.height} for {quality}")
+            if stream["format"] not in CHOSEN.formats:
+                raise CameraUnavailable(
+                    f"the camera gives {stream['format']}, which the {CHOSEN.kind} encoder does not take"
+                )
+        shortest_us = camera.camera_controls["FrameDurationLimits"][0]
+        if hd.fps > 1_000_000 / shortest_us * _FASTER:
+            self._too_much(f"{hd.width}x{hd.height} at {hd.fps} fps")
+
+    def _too_much(self, asked: str) -> None:
+        raise CameraUnavailable(f"the sensor does not offer {asked}; it has {', '.join(_modes(self._camera))}")
+
+    def _start_encoder(self, quality: Quality) -> None:
+        from edge.camera.picamera2_encoders import CHOSEN  # noqa: PLC0415
+
+        hd, plan = self._plans[Quality.HD], self._plans[quality]
+        try:
+            encoder = CHOSEN(plan, self._keyframe_interval_s)
+        except ValueError as exc:
+            raise CameraUnavailable(f"{quality}: {exc}") from exc
+        encoder.frame_skip_count = hd.fps // plan.fps
+        encoder.on_coded = lambda payload, keyframe, at_ns: self._coded(quality, payload, keyframe, at_ns)
+        encoder.on_failed = self._broke
+        self._camera.start_encoder(encoder, name=_STREAMS[quality])
+        self._encoders[quality] = encoder
+        if self._bitrates[quality] != plan.max_bps:
+            encoder.set_bitrate(self._bitrates[quality])
+
+    def _end_encoders(self, camera: Any) -> None:  # noqa: ANN401  picamera2's
+        while self._encoders:
+            _, encoder = self._encoders.popitem()
+            camera.stop_encoder(encoder)
+
+    def _first_picture(self, begun_s: float) -> StreamFormat:
+        if not self._came.wait(max(0.0, begun_s + self._first_picture_s - time.monotonic())) or self._first is None:
+            raise CameraUnavailable(f"the camera gave no picture within {self._first_picture_s:g} s")
+        plan, payload = self._plans[Quality.HD], self._first.payload
+        sps = next(nal for nal in split_annexb(payload) if nal_type(nal) == NAL_SPS)
+        kind = self._encoders[Quality.HD].kind
+        return StreamFormat(plan.width, plan.height, float(plan.fps), profile_level_id(sps), kind)
+
+    def _coded(self, quality: Quality, payload: bytes, keyframe: bool, captured_ns: int) -> None:  # noqa: FBT001
+        """From the encoder's thread."""
+        sink = self._sink
+        if sink is None:
+            return
+        try:
+            unit = AccessUnit(payload, captured_ns, keyframe and is_keyframe(payload), quality)
+        except BadBitstream as exc:
+            self._broke(f"the encoder made no H.264: {exc}")
+            return
+        if quality is Quality.HD and self._first is None and unit.keyframe:
+            self._first = unit
+            self._came.set()
+        sink(unit)
+
+    def _broke(self, message: str) -> None:
+        """From the encoder's thread, once."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            failed(message)
+
+
+def _modes(camera: Any) -> list[str]:  # noqa: ANN401  picamera2's
+    """The sensor's modes in words. Reading them configures the camera anew."""
+    try:
+        modes = [(*mode["size"], mode["fps"]) for mode in camera.sensor_modes]
+    except (AttributeError, KeyError, RuntimeError):  # not a raw sensor
+        limits = camera.camera_controls["FrameDurationLimits"]
+        modes = [(*camera.sensor_resolution, round(1_000_000 / limits[0], 2))]
+    return [f"{wide}x{high} at up to {fps:g} fps" for wide, high, fps in dict.fromkeys(modes)]
+
+
+@contextlib.contextmanager
+def _told_in_words() -> Iterator[None]:
+    """What picamera2, libcamera and the drivers raise, as one error that says what to look at."""
+    try:
+        yield
+    except CameraUnavailable:
+        raise
+    except Exception as exc:
+        raise CameraUnavailable(_words(exc)) from exc
+
+
+def _words(exc: BaseException) -> str:
+    chain: list[BaseException] = []
+    while exc not in chain:
+        chain.append(exc)
+        exc = exc.__cause__ or exc.__context__ or exc
+    said = ": ".join(dict.fromkeys(str(link) or type(link).__name__ for link in chain))
+    numbers = {getattr(link, "errno", None) for link in chain}
+    if errno.EBUSY in numbers or "busy" in said.lower():
+        held = holders_of(camera_devices())
+        return f"the camera is in use by {', '.join(held)}" if held else "the camera is in use by another process"
+    if (
+        errno.ENOMEM in numbers
+        or "cannot allocate memory" in said.lower()
+        or any(isinstance(e, MemoryError) for e in chain)
+    ):
+        return f"out of memory for the camera's buffers (CMA): {said}"
+    if "not found" in said.lower() or "no camera number" in said.lower():
+        return f"no camera found: look at its cable ({said})"
+    return said

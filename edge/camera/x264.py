@@ -1,0 +1,21 @@
+"""How libx264 is asked for low latency: for the drawn camera, and for the Pi 5, which has no encoder of its own."""
+
+from __future__ import annotations
+
+_VBV_S = 0.5
+"""How much of the stream one keyframe may be at most: what a viewer's network has to take at once."""
+
+LOW_LATENCY = {
+    "preset": "ultrafast",
+    "tune": "zerolatency",
+    "profile": "baseline",
+    "sc_threshold": "0",
+    "forced-idr": "1",
+    "x264-params": "annexb=1:repeat-headers=1:slices=1",
+}
+"""One slice a picture, no B-frames, SPS and PPS in front of every keyframe, and every keyframe an IDR picture."""
+
+
+def rate_options(most_bps: int) -> dict[str, str]:
+    """The rate buffer. Set at open, or else libx264 takes no other bitrate while it runs."""
+    return {"maxrate": str(most_bps), "bufsize": str(int(most_bps * _VBV_S))}
