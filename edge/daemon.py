@@ -8,28 +8,31 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from edge import __version__
-from edge.camera.port import CameraState
+from edge.camera.port import CameraState, Opening
 from edge.camera.process import CameraProcess
 from edge.contract.messages import (
     BrokerStatus,
     CameraStatus,
     LastError,
+    RecoveryStatus,
     Status,
     StreamStatus,
     ViewersStatus,
 )
 from edge.contract.topics import Topics
-from edge.core.access_unit import AccessUnit, Quality
 from edge.core.backoff import Backoff
-from edge.errors import ConfigInvalid, EdgeError, Unavailable
+from edge.errors import CameraUnavailable, ConfigInvalid, EdgeError, Unavailable
 from edge.host.journal import set_up_logging
+from edge.host.kept import KeptFile
 from edge.host.systemd import Supervision
 from edge.local_api.app import make_app
 from edge.local_api.server import LocalServer
+from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions, session_of_log
 from edge.sessions.wish import StreamWish
 from edge.signalling.broker import Message
@@ -42,6 +45,7 @@ from edge.streaming.peer import PeerFactory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge.core.access_unit import AccessUnit
     from edge.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -112,6 +116,30 @@ class Nest:
                 log.error("%s failed while it stopped", task.get_name(), exc_info=exc)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was last seen of the camera."""
+
+    state: CameraState = CameraState.CLOSED
+    error: CameraUnavailable | None = None
+    reopens: int = 0
+    restarts: int = 0
+    sd_error: str | None = None
+    opening: Opening | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.state is CameraState.RUNNING
+
+    @property
+    def tries(self) -> int:
+        return self.reopens + self.restarts
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"reopens": self.reopens, "restarts": self.restarts}
+
+
 class Daemon:
     """One camera and everybody who watches it."""
 
@@ -120,11 +148,14 @@ class Daemon:
         self._counters: Counter[str] = Counter()
         self._started_at = datetime.now(UTC)
         self._last_error: LastError | None = None
-        self._last_camera: tuple[CameraState, str | None, int] = (CameraState.CLOSED, None, 0)
+        self._last_camera = _Seen()
+        self._tries_at_rest = 0
+        self._recovered_at: datetime | None = None
         self._topics = Topics(settings.device.id, settings.mqtt.prefix)
-        self._wish = StreamWish(settings.state.dir / "wish.json")
-        self._camera = CameraProcess(settings.camera, self._push, self._camera_changed)
-        self._hub = Hub(lambda: self._camera.request_keyframe(Quality.HD), time.monotonic, self._counters)
+        self._wish = StreamWish(KeptFile(settings.state.dir / "wish.json"))
+        controls = KeptFile(settings.state.dir / "controls.json")
+        self._camera = CameraProcess(settings.camera, self._push, self._camera_changed, values=controls.read())
+        self._hub = Hub(self._camera, time.monotonic, self._counters)
         self._unit_s = time.monotonic()
         self._broker = PahoBroker(
             settings.mqtt,
@@ -144,9 +175,11 @@ class Daemon:
             notice=self._outbox.notice,
             counters=self._counters,
         )
+        self._camera_use = CameraUse(self._sessions, self._camera, controls, self._outbox.notice)
         self._commands = Commands(
             self._topics,
             self._sessions,
+            self._camera_use,
             self._outbox,
             status=self.status,
             now_s=time.monotonic,
@@ -154,7 +187,7 @@ class Daemon:
             counters=self._counters,
         )
         self._broker.listen(self._commands.receive, self._outbox.link)
-        app = make_app(self._sessions, self.status, self.unwell)
+        app = make_app(self._sessions, self._camera_use, self.status, self.unwell)
         self._api = LocalServer(app, settings.api)
         self._supervision = Supervision(self.status_line, self.unwell)
 
@@ -187,7 +220,6 @@ class Daemon:
 
     def status(self) -> Status:
         """What is true now."""
-        camera, stream = self._camera, self._camera.format
         return Status(
             device=self._settings.device.id,
             online=True,
@@ -195,21 +227,38 @@ class Daemon:
             version=__version__,
             started_at=self._started_at,
             stream=StreamStatus(wanted="running" if self._wish.running else "stopped", reason=self._wish.reason),
-            camera=CameraStatus(
-                state=camera.state.value,
-                source=self._settings.camera.chosen_source,
-                encoder=stream.encoder if stream else None,
-                width=stream.width if stream else None,
-                height=stream.height if stream else None,
-                fps=stream.fps if stream else None,
-                profile_level_id=stream.profile_level_id if stream else None,
-                restarts=camera.restarts,
-                error=camera.error.message if camera.error else None,
-            ),
+            camera=self._camera_status(),
             viewers=ViewersStatus(connected=self._sessions.count, limit=self._settings.sessions.max_viewers),
             broker=BrokerStatus(connected=self._broker.connected, error=self._broker.error),
             last_error=self._last_error,
             counters={**self._counters, "camera_units_dropped": self._camera.dropped},
+        )
+
+    def _camera_status(self) -> CameraStatus:
+        camera = self._camera
+        stream = camera.opening.format if camera.opening else None
+        remedy, why, stalls = camera.recovery
+        return CameraStatus(
+            state=camera.state.value,
+            source=camera.source,
+            encoder=stream.encoder if stream else None,
+            width=stream.width if stream else None,
+            height=stream.height if stream else None,
+            fps=stream.fps if stream else None,
+            profile_level_id=stream.profile_level_id if stream else None,
+            restarts=camera.restarts,
+            recovery=RecoveryStatus(
+                stalls=stalls,
+                reopens=camera.reopens,
+                restarts=camera.restarts,
+                last=remedy.value if remedy else None,
+                why=why or None,
+                at=self._recovered_at,
+            ),
+            error=camera.error.message if camera.error else None,
+            code=camera.error.code if camera.error else None,
+            sd_error=camera.sd_error,
+            controls=camera.values,
         )
 
     def status_line(self) -> str:
@@ -238,18 +287,37 @@ class Daemon:
         self._hub.push(unit)
 
     def _camera_changed(self) -> None:
-        camera = self._camera
-        error = camera.error.message if camera.error else None
-        before_state, before_error, before_restarts = self._last_camera
-        self._last_camera = (camera.state, error, camera.restarts)
-        if camera.state is CameraState.RUNNING and before_state is not CameraState.RUNNING:
+        camera, before = self._camera, self._last_camera
+        now = self._last_camera = _Seen(
+            camera.state, camera.error, camera.reopens, camera.restarts, camera.sd_error, camera.opening
+        )
+        if now.tries > before.tries:
+            self._recovered_at = datetime.now(UTC)
+            remedy, why, _ = camera.recovery
+            self._outbox.notice("camera.recovering", None, {"tried": remedy, "why": why, **now.counts})
+        if now.running and not before.running:
             self._unit_s = time.monotonic()
-            if before_error or camera.restarts > before_restarts:
-                self._outbox.notice("camera.back", None, {"restarts": camera.restarts})
-        if camera.error and error != before_error:
-            self._remember(camera.error)
-            self._outbox.notice("camera.lost", None, {"error": error})
+            if before.error or now.tries > self._tries_at_rest:
+                self._outbox.notice("camera.back", None, now.counts)
+            self._tries_at_rest = now.tries
+            self._tell_encoder()
+        if now.error and now.error is not before.error:
+            self._remember(now.error)
+            self._outbox.notice("camera.lost", None, {"error": now.error.message, "code": now.error.code, **now.counts})
+        if now.sd_error and now.sd_error != before.sd_error:
+            self._hub.no_sd(now.sd_error)
+            self._outbox.notice("camera.sd_failed", None, {"error": now.sd_error})
+        self._sessions.camera_changed(now.error, running=now.running)
         self._outbox.status_changed()
+
+    def _tell_encoder(self) -> None:
+        if (opening := self._camera.opening) is not None:
+            stream = opening.format
+            log.info(
+                "camera %s, encoder %s: %dx%d at %g fps, %s",
+                *(self._camera.source, stream.encoder, stream.width, stream.height, stream.fps),
+                stream.profile_level_id,
+            )
 
     def _remember(self, error: EdgeError) -> None:
         self._last_error = LastError(code=error.code, message=error.message, at=datetime.now(UTC))

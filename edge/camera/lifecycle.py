@@ -115,31 +115,42 @@ class Lifecycle:
         """What to do now; ask again until it is None. After KILL the process counts as gone."""
         match self.phase:
             case Phase.DOWN if now_s >= self._retry_s:
-                if self._spawned:
-                    self.restarts += 1
-                    self.remedy = Remedy.RESTART
-                self._spawned = True
-                self._again_due = False
-                self._tries = 0
-                return self._go(Phase.STARTING, Effect.SPAWN, now_s, SPAWN_TIMEOUT_S, "is not up")
+                return self._spawn(now_s)
             case Phase.IDLE if self.wanted and self._tries >= TRIES:
                 return self._kill(self.why, now_s)
             case Phase.IDLE if self.wanted and now_s >= self._retry_s:
-                if self._again_due:
-                    self._again_due = False
-                    self.reopens += 1
-                    self.remedy = Remedy.REOPEN
-                return self._go(Phase.OPENING, Effect.START, now_s, self.open_timeout_s, "did not open")
-            case Phase.RUNNING if not self.wanted:
-                self.opening = None
-                return self._go(Phase.CLOSING, Effect.STOP, now_s, STOP_TIMEOUT_S, "did not close")
-            case Phase.RUNNING if now_s >= self._unit_s + self.stall_s:
-                self.stalls += 1
-                self._failed(f"the camera delivered no picture for {self.stall_s:g} s", now_s)
-                return self._go(Phase.CLOSING, Effect.STOP, now_s, REOPEN_TIMEOUT_S, "has stalled and did not close")
+                return self._open(now_s)
+            case Phase.RUNNING:
+                return self._watch(now_s)
             case Phase.STARTING | Phase.OPENING | Phase.CLOSING if now_s >= self._deadline_s:
                 return self._kill(self._late, now_s)
         return None
+
+    def _spawn(self, now_s: float) -> Effect:
+        if self._spawned:
+            self.restarts += 1
+            self.remedy = Remedy.RESTART
+        self._spawned = True
+        self._again_due = False
+        self._tries = 0
+        return self._go(Phase.STARTING, Effect.SPAWN, now_s, SPAWN_TIMEOUT_S, "is not up")
+
+    def _open(self, now_s: float) -> Effect:
+        if self._again_due:
+            self._again_due = False
+            self.reopens += 1
+            self.remedy = Remedy.REOPEN
+        return self._go(Phase.OPENING, Effect.START, now_s, self.open_timeout_s, "did not open")
+
+    def _watch(self, now_s: float) -> Effect | None:
+        if not self.wanted:
+            self.opening = None
+            return self._go(Phase.CLOSING, Effect.STOP, now_s, STOP_TIMEOUT_S, "did not close")
+        if now_s < self._unit_s + self.stall_s:
+            return None
+        self.stalls += 1
+        self._failed(f"the camera delivered no picture for {self.stall_s:g} s", now_s)
+        return self._go(Phase.CLOSING, Effect.STOP, now_s, REOPEN_TIMEOUT_S, "has stalled and did not close")
 
     def want(self, now_s: float, *, wanted: bool) -> None:
         if wanted and not self.wanted:

@@ -20,9 +20,9 @@ LIMIT_UNITS = 30
 class Outbox:
     """Any thread puts in, one thread takes. Nothing put in ever waits for the one who takes.
 
-    Holds at most LIMIT_UNITS access units of each quality, then drops to the next keyframe and reports how many; reports are as
-    many as the daemon's orders. Access units pass only while it is open, so none goes out before the report that
-    the source opened, nor after the one that it closed.
+    Holds at most LIMIT_UNITS access units of each quality, then drops to the next keyframe and reports how many;
+    reports are as many as the daemon's orders. Access units pass only while it is open, so none goes out before the
+    report that the source opened, nor after the one that it closed.
     """
 
     def __init__(self) -> None:

@@ -40,6 +40,7 @@ class _Live:
     on_coded: Callable[[bytes, bool, int], None]
     on_failed: Callable[[str], None]
     firsttimestamp: int | None
+    _stream: Any
 
     def outputframe(
         self,

@@ -1,7 +1,7 @@
 """The camera of a Raspberry Pi, by picamera2: HD from its main stream, SD from lores, an encoder each.
 
-picamera2 calls encoders from an event loop of its own, under a lock: nothing here blocks there or raises there. Nor does
-it say when frames stop coming: whoever watches their age stops this source and starts it again.
+picamera2 calls encoders from an event loop of its own, under a lock: nothing here blocks or raises there. Nor does it
+say when frames stop coming: whoever watches their age stops this source and starts it again.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ class Picamera2Source:
         kind = self._encoders[Quality.HD].kind
         return StreamFormat(plan.width, plan.height, float(plan.fps), profile_level_id(sps), kind)
 
-    def _coded(self, quality: Quality, payload: bytes, keyframe: bool, captured_ns: int) -> None:  # noqa: FBT001
+    def _coded(self, quality: Quality, payload: bytes, keyframe: bool, captured_ns: int) -> None:
         """From the encoder's thread."""
         sink = self._sink
         if sink is None:

@@ -31,19 +31,19 @@ from edge.camera.wire import (
     Stop,
     TakeSnapshot,
 )
-from edge.core.access_unit import AccessUnit
+from edge.core.access_unit import AccessUnit, Quality
 from edge.core.camera_controls import check, in_force, still_taken
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edge.camera.lifecycle import Remedy
     from edge.camera.port import Opening
     from edge.camera.settings import CameraSettings
     from edge.camera.wire import Order, Report
-    from edge.core.access_unit import Quality, StreamFormat
-    from edge.core.camera_controls import Values
+    from edge.core.access_unit import StreamFormat
+    from edge.core.camera_controls import Offered, Values
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,21 @@ class CameraProcess:
         self._tell()
 
     @property
+    def qualities(self) -> tuple[Quality, ...]:
+        """What it encodes; HD alone while it is not open."""
+        return self.opening.qualities if self.opening else (Quality.HD,)
+
+    @property
+    def offered(self) -> Mapping[str, Offered]:
+        """The controls of the camera; none while it is not open."""
+        return self.opening.offered if self.opening else {}
+
+    def bitrate_range(self, quality: Quality) -> tuple[int, int]:
+        """What the settings allow, in bits a second."""
+        plan = self._settings.hd if quality is Quality.HD else self._settings.sd
+        return plan.min_bps, plan.max_bps
+
+    @property
     def recovery(self) -> tuple[Remedy | None, str, int]:
         """What was last tried to bring the camera back, why, and how often it stalled."""
         return self._life.remedy, self._life.why, self._life.stalls
@@ -135,8 +150,8 @@ class CameraProcess:
         self._order_while_running(MakeKeyframe(quality))
 
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
-        plan = self._settings.hd if quality is Quality.HD else self._settings.sd
-        self._bitrates[quality] = min(plan.max_bps, max(plan.min_bps, bitrate_bps))
+        lowest, highest = self.bitrate_range(quality)
+        self._bitrates[quality] = min(highest, max(lowest, bitrate_bps))
         self._order_while_running(SetBitrate(quality, self._bitrates[quality]))
 
     def encode_sd(self, *, on: bool) -> None:
@@ -222,17 +237,27 @@ class CameraProcess:
         if link is not self._link:
             return
         now_s = self._now_s()
-        match message:
-            case AccessUnit():
-                if self._life.unit(now_s):
-                    self._on_unit(message)
-                return
+        if isinstance(message, AccessUnit):
+            if self._life.unit(now_s):
+                self._on_unit(message)
+            return
+        self._note(message, now_s)
+        self._wake.set()
+        self._tell()
+
+    def _note(self, report: Order | Report, now_s: float) -> None:
+        match report:
             case Ready(source):
                 self.source = source
                 self._life.ready(now_s)
             case Opened(opening):
                 self._life.opened(opening, now_s)
                 self._resume()
+            case Closed():
+                self._life.closed(now_s)
+            case Failed(said):
+                log.warning("the camera failed: %s", said)
+                self._life.failed(said, now_s)
             case SdFailed(said):
                 log.warning("SD cannot be encoded: %s", said)
                 self.sd_error = said
@@ -240,18 +265,11 @@ class CameraProcess:
                 self._on_change()
             case Done(ticket):
                 if (asked := self._asked.pop(ticket, None)) is not None and not asked.done():
-                    asked.set_result(message)
-            case Closed():
-                self._life.closed(now_s)
-            case Failed(said):
-                log.warning("the camera failed: %s", said)
-                self._life.failed(said, now_s)
+                    asked.set_result(report)
             case Dropped(count):
                 self.dropped += count
             case _:
                 raise BadWire("an order from the camera process")
-        self._wake.set()
-        self._tell()
 
     def _lost(self, link: Link, exc: Exception | None) -> None:
         if exc is not None and not isinstance(exc, OSError):

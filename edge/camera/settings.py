@@ -13,23 +13,27 @@ _STALL_PICTURES = 3
 """A stall is told from a slow frame rate by as many pictures that did not come."""
 
 
+Width = Annotated[int, Field(ge=160, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")]
+Height = Annotated[int, Field(ge=120, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")]
+MinBps = Annotated[int, Field(ge=50_000, le=20_000_000, description="The encoder never aims lower, in bits a second.")]
+MaxBps = Annotated[
+    int, Field(ge=100_000, le=20_000_000, description="The encoder never aims higher, in bits a second.")
+]
+
+
 class QualitySettings(BaseModel):
-    """`[camera.hd]` and `[camera.sd]`: one encode."""
+    """One encode."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: Annotated[int, Field(ge=160, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")]
-    height: Annotated[int, Field(ge=120, le=1920, multiple_of=2, description="Of a picture, in pixels; even.")]
+    width: Width
+    height: Height
     fps: Annotated[
         int,
         Field(ge=1, le=60, description="Pictures a second; a recording with timestamps of its own keeps those."),
     ] = 30
-    min_bps: Annotated[
-        int, Field(ge=50_000, le=20_000_000, description="The encoder never aims lower, in bits a second.")
-    ] = 200_000
-    max_bps: Annotated[
-        int, Field(ge=100_000, le=20_000_000, description="The encoder never aims higher, in bits a second.")
-    ]
+    min_bps: MinBps = 200_000
+    max_bps: MaxBps
 
     @model_validator(mode="after")
     def _can_be_encoded(self) -> Self:
@@ -37,6 +41,23 @@ class QualitySettings(BaseModel):
             raise ValueError("min_bps is over max_bps")
         level_for(self.width, self.height, self.fps, self.max_bps)
         return self
+
+
+class HdSettings(QualitySettings):
+    """`[camera.hd]`. The default is one that a Zero 2 W holds, SD beside it."""
+
+    width: Width = 1280
+    height: Height = 720
+    max_bps: MaxBps = 2_000_000
+
+
+class SdSettings(QualitySettings):
+    """`[camera.sd]`: for narrow paths, encoded while somebody watches it."""
+
+    width: Width = 640
+    height: Height = 360
+    min_bps: MinBps = 100_000
+    max_bps: MaxBps = 600_000
 
 
 class CameraSettings(BaseModel):
@@ -56,8 +77,8 @@ class CameraSettings(BaseModel):
         Path | None,
         Field(description="The recording of source = file: H.264 without B-frames, in .h264, .ts or .mp4; looped."),
     ] = None
-    hd: QualitySettings = QualitySettings(width=1280, height=720, max_bps=2_000_000)
-    sd: QualitySettings = QualitySettings(width=640, height=360, min_bps=100_000, max_bps=600_000)
+    hd: HdSettings = HdSettings()
+    sd: SdSettings = SdSettings()
     keyframe_interval_s: Annotated[
         float,
         Field(ge=0.5, le=60, description="Longest time between keyframes; viewers get theirs on request anyway."),

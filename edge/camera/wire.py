@@ -168,7 +168,8 @@ def decode(body: bytes) -> AccessUnit | Order | Report:
             fields["opening"] = _opening(**fields["opening"])
         elif "quality" in fields:
             fields["quality"] = Quality(fields["quality"])
-        return kind(**fields)
+        message: Order | Report = kind(**fields)
+        return message
     except (struct.error, ValueError, LookupError, TypeError, RecursionError) as exc:
         raise BadWire(f"a message of {len(body)} bytes that is none of ours") from exc
 

@@ -10,6 +10,7 @@ async with CameraClient.connect(MqttSettings(host="broker"), "bff-7") as client:
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import secrets
@@ -19,20 +20,26 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from edge.client.inbox import EventFeed, Feeds, Sessions
+from edge.client.inbox import EventFeed, Feeds, SessionMessage, Sessions
 from edge.contract.codes import Code
 from edge.contract.messages import (
     AnswerBody,
+    CameraNoticeBody,
     CandidateBody,
     CloseBody,
     ClosedBody,
     Command,
+    ControlsBody,
+    ControlsReply,
     EmptyBody,
     Event,
     IceServer,
     OfferBody,
+    QualityBody,
     Reply,
     SessionInfo,
+    SnapshotBody,
+    SnapshotReply,
     Status,
     StreamBody,
 )
@@ -42,7 +49,7 @@ from edge.signalling.broker import Broker, Message
 from edge.signalling.paho_broker import PahoBroker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
 
     from edge.signalling.settings import MqttSettings
@@ -52,7 +59,8 @@ log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=BaseModel)
 _EXPIRY_S = 30
 _TIMEOUT_S = 10.0
-_SESSION_MESSAGES: dict[str, type[CandidateBody | ClosedBody]] = {
+_SESSION_MESSAGES: dict[str, type[SessionMessage]] = {
+    "session.camera": CameraNoticeBody,
     "session.candidate": CandidateBody,
     "session.closed": ClosedBody,
 }
@@ -221,13 +229,30 @@ class Camera:
         fields = {"session": session, "candidate": candidate, "sdp_mid": sdp_mid}
         await self._request("session.candidate", _checked(CandidateBody, fields), token)
 
-    def candidates(self, session: str) -> AsyncIterator[CandidateBody | ClosedBody]:
-        """What the device sends for a session: its candidates, and at last `ClosedBody`; then it ends.
+    def candidates(self, session: str) -> AsyncIterator[SessionMessage]:
+        """What the device sends for a session, and at last `ClosedBody`; then it ends.
+
+        That is its candidates, and whether its picture stands still (`CameraNoticeBody`).
 
         From the session's first message, however late it is called, and for any number of readers. May be called
         before `offer` for a session id that the caller chooses.
         """
         return self._sessions.read(session)
+
+    async def quality(self, session: str, quality: Literal["auto", "hd", "sd"], *, token: str | None = None) -> None:
+        """Give a session the other quality, on the connection that it has; returns when it is sent."""
+        await self._request("session.quality", _checked(QualityBody, {"session": session, "quality": quality}), token)
+
+    async def set_controls(self, controls: Mapping[str, Any], *, token: str | None = None) -> dict[str, Any]:
+        """Set some of the camera's controls (see `ControlsBody`); all values in force afterwards."""
+        body = _checked(ControlsBody, dict(controls))
+        return (await self._ask("camera.set", body, token, ControlsReply)).controls
+
+    async def snapshot(self, width: int | None = None, quality: int = 80, *, token: str | None = None) -> bytes:
+        """One picture as a JPEG, at most 95 kB of it; Rejected as `too_large` where it is more."""
+        body = _checked(SnapshotBody, {"width": width, "quality": quality})
+        reply = await self._ask("camera.snapshot", body, token, SnapshotReply)
+        return base64.b64decode(reply.jpeg_base64)
 
     async def close(self, session: str, *, token: str | None = None) -> None:
         """End a session."""
@@ -295,7 +320,8 @@ class Camera:
             expires_at=datetime.now(UTC) + timedelta(seconds=_EXPIRY_S),
             reply_to=self._reply_to,
             token=None if token is None else SecretStr(token),
-            body=body.model_dump(),
+            # Null means something where it is said: in camera.set it is the default again.
+            body=body.model_dump(exclude_unset=isinstance(body, ControlsBody)),
         )
         pending: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[command.id] = pending

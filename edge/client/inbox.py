@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
-from edge.contract.messages import CANDIDATES_LIMIT, CandidateBody, ClosedBody
+from edge.contract.messages import CANDIDATES_LIMIT, CameraNoticeBody, CandidateBody, ClosedBody
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import AsyncIterator
 
     from edge.contract.messages import Event
+
+SessionMessage: TypeAlias = CandidateBody | CameraNoticeBody | ClosedBody
 
 # The candidates, and the mark of their end.
 _ITEMS_LIMIT = CANDIDATES_LIMIT + 1
@@ -25,9 +27,16 @@ class _Session:
     """All that came for one session, from its start."""
 
     def __init__(self) -> None:
-        self.items: list[CandidateBody | ClosedBody] = []
+        self.items: list[SessionMessage] = []
+        self.notice: CameraNoticeBody | None = None
+        self.notices = 0
         self.readers = 0
         self.changed = asyncio.Event()
+
+    def keep_notice(self, notice: CameraNoticeBody) -> None:
+        """Of many, the latest alone is true."""
+        self.notice = notice
+        self.notices += 1
 
     @property
     def closed(self) -> bool:
@@ -48,31 +57,41 @@ class Sessions:
         """Keep what comes for this session from now on."""
         self._get(session)
 
-    def put(self, item: CandidateBody | ClosedBody) -> None:
+    def put(self, item: SessionMessage) -> None:
         session = self._sessions.get(item.session)
         if session is None:
             self._counters["unclaimed"] += 1
             return
-        full = isinstance(item, CandidateBody) and len(session.items) >= _ITEMS_LIMIT
+        candidates = sum(isinstance(kept, CandidateBody) for kept in session.items)
+        full = isinstance(item, CandidateBody) and candidates >= _ITEMS_LIMIT
         if full or session.closed:
             self._counters["session_messages_dropped"] += 1
             return
-        session.items.append(item)
+        if isinstance(item, CameraNoticeBody):
+            session.keep_notice(item)
+        else:
+            session.items.append(item)
         session.changed.set()
 
-    async def read(self, name: str) -> AsyncIterator[CandidateBody | ClosedBody]:
-        """All messages of a session from its first, for any number of readers; ends behind `ClosedBody`."""
+    async def read(self, name: str) -> AsyncIterator[SessionMessage]:
+        """All messages of a session from its first, for any number of readers; ends behind `ClosedBody`.
+
+        Of what is told about the camera, only the latest is kept.
+        """
         session = self._get(name)
         session.readers += 1
         try:
-            position = 0
+            position = notices = 0
             while True:
+                if session.notice is not None and session.notices > notices:
+                    notices = session.notices
+                    yield session.notice
                 for item in session.items[position:]:
                     position += 1
                     yield item
                     if isinstance(item, ClosedBody):
                         return
-                if position == len(session.items):
+                if position == len(session.items) and notices == session.notices:
                     session.changed.clear()
                     await session.changed.wait()
         finally:

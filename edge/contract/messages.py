@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from edge.contract.codes import Code, EndReason  # noqa: TC001  pydantic reads the annotations at run time
 
@@ -66,16 +66,100 @@ class CandidateBody(_Message):
     sdp_mid: Annotated[str, Field(max_length=64)] | None = None
 
 
+class QualityBody(_Message):
+    """`session.quality`. `auto` is HD, while the device does not know the viewer's path."""
+
+    session: SessionId
+    quality: Literal["auto", "hd", "sd"]
+
+
 class CloseBody(_Message):
     """`session.close`."""
 
     session: SessionId
 
 
+class BitrateRange(_Message):
+    """What one quality's encoder may aim at, within the settings' range. Left out: as it was."""
+
+    min_bps: Annotated[int, Field(gt=0)] | None = None
+    max_bps: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_bps and self.max_bps and self.min_bps > self.max_bps:
+            raise ValueError("min_bps is over max_bps")
+        return self
+
+
 class StreamBody(_Message):
-    """`stream.start` and `stream.stop`."""
+    """`stream.start` and `stream.stop`; the ranges are for `stream.start` alone, and hold until others are given."""
 
     reason: Annotated[str, Field(max_length=256)] | None = None
+    hd: BitrateRange | None = None
+    sd: BitrateRange | None = None
+
+
+class Zoom(_Message):
+    """A region of the camera's field, in fractions of it: 0, 0, 1, 1 is the whole. Equal sides keep shapes."""
+
+    x: Annotated[float, Field(ge=0, lt=1)]
+    y: Annotated[float, Field(ge=0, lt=1)]
+    width: Annotated[float, Field(gt=0, le=1)]
+    height: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if self.x + self.width > 1 + 1e-9 or self.y + self.height > 1 + 1e-9:
+            raise ValueError("reaches beyond the field")
+        return self
+
+
+class ControlsBody(_Message):
+    """`camera.set`: what is given is set, null is the camera's own default again, what is left out stays.
+
+    Which of them a camera has, and in which range, it says itself: in its refusal, and in `GET /api/v1/camera`.
+    """
+
+    exposure_mode: Literal["normal", "short", "long"] | None = None
+    exposure_compensation: Annotated[float | None, Field(description="In EV.")] = None
+    gain: Annotated[float | None, Field(description="Analogue gain; null: automatic.")] = None
+    white_balance: Literal["auto", "incandescent", "tungsten", "fluorescent", "indoor", "daylight", "cloudy"] | None = (
+        None
+    )
+    brightness: float | None = None
+    contrast: float | None = None
+    saturation: float | None = None
+    sharpness: float | None = None
+    autofocus: Literal["manual", "auto", "continuous"] | None = None
+    lens_position: Annotated[float | None, Field(description="In dioptres; with autofocus manual.")] = None
+    zoom: Zoom | None = None
+    flip_horizontal: bool | None = None
+    flip_vertical: bool | None = None
+    fps: Annotated[int | None, Field(description="Pictures a second, up to the settings' rate.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that the message has, null included."""
+        return self.model_dump(exclude_unset=True)
+
+
+class SnapshotBody(_Message):
+    """`camera.snapshot`. `width` in pixels, at most that of HD; `quality` as of JPEG."""
+
+    width: Annotated[int, Field(ge=16, le=1920)] | None = None
+    quality: Annotated[int, Field(ge=1, le=95)] = 80
+
+
+class SnapshotReply(_Message):
+    """The reply to `camera.snapshot`."""
+
+    jpeg_base64: str
+
+
+class ControlsReply(_Message):
+    """The reply to `camera.set`: every control that this camera has, with the value in force; null: its own choice."""
+
+    controls: dict[str, Any]
 
 
 class EmptyBody(_Message):
@@ -124,6 +208,15 @@ class ClosedBody(_Message):
     code: Code | None = None
 
 
+class CameraNoticeBody(_Message):
+    """`session.camera`: the picture of a session stands still (`stalled`, with `code` and why), or moves again."""
+
+    session: SessionId
+    state: Literal["stalled", "live"]
+    code: Code | None = None
+    message: str | None = None
+
+
 class SessionInfo(_Message):
     """One entry of `session.list`. Bitrate and loss are those of the last report interval."""
 
@@ -144,18 +237,40 @@ class StreamStatus(_Message):
     reason: str | None = None
 
 
+class RecoveryStatus(_Message):
+    """What was tried to bring the camera back, and how often.
+
+    `reopens`: closed and opened again in its process; `restarts`: with a new one. `why` the `last` of them was tried.
+    """
+
+    stalls: int = 0
+    reopens: int = 0
+    restarts: int = 0
+    last: Literal["reopen", "restart"] | None = None
+    why: str | None = None
+    at: AwareDatetime | None = None
+
+
 class CameraStatus(_Message):
-    """`state` is closed, opening, running, or failed (then `error` says why, in words)."""
+    """`state` is closed, opening, running, or failed (then `error` and `code` say why).
+
+    `source` is picamera2, synthetic or file; `encoder` is v4l2 (a Pi's hardware), libx264 or file.
+    `sd_error`: why there is no SD. `controls`: those that are set.
+    """
 
     state: Literal["closed", "opening", "running", "failed"]
-    source: str
+    source: str | None = None
     encoder: str | None = None
     width: int | None = None
     height: int | None = None
     fps: float | None = None
     profile_level_id: str | None = None
     restarts: int = 0
+    recovery: RecoveryStatus = RecoveryStatus()
     error: str | None = None
+    code: Code | None = None
+    sd_error: str | None = None
+    controls: dict[str, Any] = Field(default_factory=dict)
 
 
 class ViewersStatus(_Message):
@@ -211,10 +326,13 @@ class Event(_Message):
 BODIES: dict[str, type[BaseModel]] = {
     "session.offer": OfferBody,
     "session.candidate": CandidateBody,
+    "session.quality": QualityBody,
     "session.close": CloseBody,
     "session.list": EmptyBody,
     "stream.start": StreamBody,
     "stream.stop": StreamBody,
+    "camera.set": ControlsBody,
+    "camera.snapshot": SnapshotBody,
     "status.get": EmptyBody,
 }
 """The commands that are built."""
@@ -223,9 +341,6 @@ RESERVED = frozenset(
     {
         "session.request_offer",
         "session.answer",
-        "session.quality",
-        "camera.set",
-        "camera.snapshot",
         "publish.start",
         "publish.stop",
     },

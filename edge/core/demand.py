@@ -12,6 +12,7 @@ class CameraDemand:
     idle_stop_s: float
     _unwatched_since_s: float | None = None
     _sessions: int = 0
+    _uses: int = 0
 
     def sessions(self, count: int, now_s: float) -> None:
         """How many sessions there are now."""
@@ -19,11 +20,15 @@ class CameraDemand:
             self._unwatched_since_s = now_s
         self._sessions = count
 
+    def uses(self, change: int) -> None:
+        """Somebody needs it for a moment, or no more."""
+        self._uses += change
+
     def wanted(self, *, running: bool, now_s: float) -> bool:
         """Whether the camera should be open now; `running` is the operator's wish."""
         if not running:
             self._unwatched_since_s = None
-        return running and (self._sessions > 0 or self._idles(now_s))
+        return running and (self._sessions > 0 or self._uses > 0 or self._idles(now_s))
 
     def changes_s(self) -> float | None:
         """When `wanted` will change by time alone; None: not before something else happens."""

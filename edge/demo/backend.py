@@ -18,7 +18,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from edge.contract.codes import Code
-from edge.contract.messages import CandidateBody, SessionId
+from edge.contract.messages import CameraNoticeBody, CandidateBody, SessionId
 from edge.demo.pages import Pages
 from edge.demo.turn import IceSettings, ice_servers
 from edge.errors import EdgeError, Rejected, Unavailable
@@ -49,10 +49,16 @@ class _Start(BaseModel):
     type: Literal["offer"]
     sdp: str
     session: SessionId | None = None
+    quality: Literal["auto", "hd", "sd"] = "auto"
 
 
 class _Stop(BaseModel):
     session: SessionId
+
+
+class _Quality(BaseModel):
+    session: SessionId
+    quality: Literal["hd", "sd"]
 
 
 class _Candidate(BaseModel):
@@ -85,6 +91,7 @@ def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
                 session=body.session,
                 viewer=request.client.host if request.client else None,
                 trickle=body.session is not None,
+                quality=body.quality,
                 ice_servers=ice_servers(settings.ice, time.time()),
             )
         except Rejected:
@@ -104,6 +111,10 @@ def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
         else:
             pages.ended(body.session)
 
+    @app.post("/api/quality", status_code=204)
+    async def quality(body: _Quality) -> None:
+        await camera.quality(body.session, body.quality)
+
     @app.post("/api/candidate", status_code=204)
     async def candidate(body: _Candidate) -> None:
         await camera.candidate(body.session, body.candidate, body.sdp_mid)
@@ -119,6 +130,9 @@ def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
             if isinstance(message, CandidateBody):
                 found = {"candidate": message.candidate, "sdpMid": message.sdp_mid}
                 yield ServerSentEvent(event="candidate", data=found)
+            elif isinstance(message, CameraNoticeBody):
+                notice = {"state": message.state, "code": message.code, "message": message.message}
+                yield ServerSentEvent(event="camera", data=notice)
             else:
                 pages.ended(session)
                 yield ServerSentEvent(event="closed", data={"reason": message.reason, "code": message.code})

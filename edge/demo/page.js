@@ -1,5 +1,5 @@
-// The viewer page. `document.body.dataset.state` is asking, connecting, live, busy, stopped, unavailable, lost or off.
-// `window.viewer` is for tests and benchmarks: `pc`, `framesDecoded()` (a promise), and `times`, in Date.now()'s
+// The viewer page. `document.body.dataset.state` is asking, connecting, live, stalled, busy, stopped, unavailable, lost or
+// off. `window.viewer` is for tests and benchmarks: `pc`, `framesDecoded()` (a promise), and `times`, in Date.now()'s
 // milliseconds, of the present attempt: asked, answered, connected, firstFrame.
 
 const ASK_LIMIT_MS = 15_000;
@@ -16,7 +16,9 @@ const video = byId("video");
 const button = byId("button");
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-const viewer = { pc: null, times: {}, framesDecoded };
+const qualityButton = byId("quality");
+const viewer = { pc: null, session: null, times: {}, framesDecoded };
+let quality = "hd";
 window.viewer = viewer;
 
 /** Why an attempt ended: a code of the contract, or one of ours. */
@@ -129,7 +131,7 @@ async function framesDecoded() {
 /** Watch until it ends; always throws a Trouble. `progress` is told "connecting" and "live", once each. */
 async function watchOnce(signal, progress) {
   if (!window.RTCPeerConnection) throw new Trouble("no_common_codec");
-  const session = newId();
+  const session = (viewer.session = newId());
   const times = (viewer.times = {});
   const pc = (viewer.pc = new RTCPeerConnection());
   const over = new AbortController();
@@ -151,7 +153,10 @@ async function watchOnce(signal, progress) {
   }
   const whileOpen = (task) => (...given) => over.signal.aborted || task(...given);
   const after = (ms, task) => setTimeout(whileOpen(task), ms);
-  const live = whileOpen(() => progress("live"));
+  // The device says when its camera stalls: the connection is kept, and the picture comes back on it.
+  let stalled = false;
+  let movedAt = performance.now();
+  const live = whileOpen(() => stalled || progress("live"));
   signal.addEventListener("abort", () => end(new Trouble("off")), { signal: over.signal });
 
   // The device's candidates, which may come before its answer.
@@ -169,6 +174,12 @@ async function watchOnce(signal, progress) {
       toBeStopped = false;
       const { reason } = JSON.parse(data);
       end(new Trouble({ stopped: "stopped", shutdown: "restarting", connect_timeout: "no_path" }[reason] ?? "closed"));
+    }));
+    events.addEventListener("camera", whileOpen(({ data }) => {
+      const { state, message } = JSON.parse(data);
+      stalled = state === "stalled";
+      movedAt = performance.now();
+      progress(state, message ?? "");
     }));
     // It connects again by itself, but not where it was refused.
     events.addEventListener("error", whileOpen(() => events.readyState === EventSource.CLOSED && after(2000, listen)));
@@ -209,12 +220,12 @@ async function watchOnce(signal, progress) {
     if (watching) return;
     watching = true;
     let last = 0;
-    let movedAt = performance.now();
+    movedAt = performance.now();
     while (!over.signal.aborted) {
       const frames = await framesDecoded();
       if (frames > 0) live();
       // A page in the background may be given no frames.
-      if (frames > last || document.hidden) movedAt = performance.now();
+      if (frames > last || stalled || document.hidden) movedAt = performance.now();
       else if (performance.now() - movedAt > STALL_LIMIT_MS) end(new Trouble("no_path"));
       last = frames;
       await sleep(1000);
@@ -230,7 +241,7 @@ async function watchOnce(signal, progress) {
     after(ASK_LIMIT_MS, () => times.answered || end(new Trouble("timeout")));
     times.asked = Date.now();
     toBeStopped = true;
-    const reply = await post("/api/start-webrtc", { type: "offer", sdp: offer.sdp, session }, over.signal).catch((trouble) => {
+    const reply = await post("/api/start-webrtc", { type: "offer", sdp: offer.sdp, session, quality }, over.signal).catch((trouble) => {
       toBeStopped = trouble.code === "unreachable";
       throw trouble;
     });
@@ -278,10 +289,11 @@ async function watch(signal) {
   let failures = 0;
   while (!signal.aborted) {
     let liveAt = null;
-    const progress = (state) => {
+    const progress = (state, message = "") => {
       if (state === "connecting") show("connecting", "Connecting", "Connecting");
-      else if (liveAt === null) {
-        liveAt = performance.now();
+      else if (state === "stalled") show("stalled", "The picture stands still", "The camera has stalled", `${sentence(message)} It is being started again.`);
+      else if (document.body.dataset.state !== "live") {
+        liveAt ??= performance.now();
         show("live", "Live");
       }
     };
@@ -312,6 +324,19 @@ function cease() {
   show("off", "Not watching", "Not watching");
 }
 
+qualityButton.addEventListener("click", async () => {
+  const other = quality === "hd" ? "sd" : "hd";
+  qualityButton.disabled = true;
+  try {
+    await post("/api/quality", { session: viewer.session, quality: other });
+    quality = other;
+    qualityButton.textContent = quality.toUpperCase();
+    byId("label").textContent = "Live";
+  } catch (trouble) {
+    byId("label").textContent = sentence(trouble.message) || "The quality could not be changed.";
+  }
+  qualityButton.disabled = false;
+});
 button.addEventListener("click", () => (run ? cease() : begin()));
 video.addEventListener("click", () => {
   const live = () => document.body.dataset.state === "live" && show("live", "Live");

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import urlsplit
 
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from edge.contract.codes import Code
-from edge.contract.messages import ErrorInfo, Status, StreamBody
+from edge.contract.messages import ControlsBody, ErrorInfo, SnapshotBody, Status, StreamBody
 from edge.core.principal import Door, Principal
 from edge.errors import EdgeError, Rejected
+from edge.local_api.metrics import CONTENT_TYPE, metrics_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from edge.core.camera_controls import Offered, Values
 
 # Whoever reaches a loopback address of the machine is at the machine.
 _TECHNICIAN = Principal("technician", "local", Door.LOCAL)
@@ -27,12 +31,33 @@ _READS = {"GET", "HEAD", "OPTIONS"}
 class Stream(Protocol):
     """Start and stop: the same use case as the MQTT commands."""
 
-    async def start(self, reason: str | None, caller: Principal) -> None: ...
+    async def start(self, body: StreamBody, caller: Principal) -> None: ...
 
     async def stop(self, reason: str | None, caller: Principal) -> None: ...
 
 
-def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], str | None]) -> FastAPI:
+class CameraUse(Protocol):
+    """The camera for a moment: the same use case as the MQTT commands."""
+
+    async def set(self, body: ControlsBody, caller: Principal) -> Values: ...
+
+    async def controls(self, caller: Principal) -> tuple[Values, dict[str, Offered]]: ...
+
+    async def snapshot(self, body: SnapshotBody, caller: Principal) -> bytes: ...
+
+
+class Control(BaseModel):
+    """One control: its value in force, and what the camera takes: numbers from `min` to `max`, or one of `choices`."""
+
+    value: Any
+    min: float | None = None
+    max: float | None = None
+    choices: list[str] = []
+
+
+def make_app(
+    stream: Stream, camera: CameraUse, status: Callable[[], Status], unwell: Callable[[], str | None]
+) -> FastAPI:
     """The local API. `unwell` says what is not well, None while all is."""
     app = FastAPI(title="edge-streamer local API", version="1", docs_url=None, redoc_url=None)
     # A page of another site in the technician's browser must not reach this one by a name of its own (DNS rebinding),
@@ -88,7 +113,7 @@ def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], 
     @app.post("/api/v1/stream/start")
     async def start(body: Annotated[StreamBody | None, Body()] = None) -> Status:
         """Let viewers in. Idempotent; holds over a restart."""
-        await stream.start(body.reason if body else "local page", _TECHNICIAN)
+        await stream.start(body or StreamBody(reason="local page"), _TECHNICIAN)
         return status()
 
     @app.post("/api/v1/stream/stop")
@@ -96,6 +121,31 @@ def make_app(stream: Stream, status: Callable[[], Status], unwell: Callable[[], 
         """End every session and release the camera. Idempotent; holds over a restart."""
         await stream.stop(body.reason if body else "local page", _TECHNICIAN)
         return status()
+
+    @app.get("/api/v1/camera")
+    async def get_controls() -> dict[str, Control]:
+        """The camera's controls by name, as it has them; opened for it where nobody watches."""
+        values, offered = await camera.controls(_TECHNICIAN)
+        return {
+            name: Control(value=values[name], min=offer.lowest, max=offer.highest, choices=list(offer.choices))
+            for name, offer in offered.items()
+        }
+
+    @app.patch("/api/v1/camera")
+    async def set_controls(body: ControlsBody) -> dict[str, Any]:
+        """Set what is given; the values in force of all. They survive a restart."""
+        return await camera.set(body, _TECHNICIAN)
+
+    @app.get("/api/v1/snapshot.jpg", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
+    async def snapshot(wanted: Annotated[SnapshotBody, Query()]) -> Response:
+        """One picture, from the running camera or from one that is opened for it."""
+        jpeg = await camera.snapshot(wanted, _TECHNICIAN)
+        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """The status for Prometheus."""
+        return Response(metrics_text(status), media_type=CONTENT_TYPE)
 
     return app
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edge.contract.codes import Code, EndReason
 from edge.contract.messages import AnswerBody, Limits
+from edge.core.access_unit import Quality
 from edge.core.admission import admit
 from edge.core.candidate import read_candidate
 from edge.core.demand import CameraDemand
@@ -23,9 +25,9 @@ from edge.sessions.session import Session
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
-    from edge.contract.messages import CandidateBody, OfferBody, SessionInfo
+    from edge.contract.messages import CandidateBody, OfferBody, QualityBody, SessionInfo, StreamBody
     from edge.core.offer import Offer
     from edge.core.principal import Principal
     from edge.sessions.ports import Camera, Door, OpenPeer
@@ -71,6 +73,9 @@ class Sessions:
         self._notice = notice
         self._counters = counters
         self._demand = CameraDemand(idle_stop_s)
+        for quality, bitrate_bps in wish.bitrates.items():
+            camera.set_bitrate(quality, bitrate_bps)
+        self._camera_error: CameraUnavailable | None = None
         self._sessions: dict[str, Session] = {}
         self._early: dict[str, list[asyncio.Future[None]]] = {}
         self._demand_changed = asyncio.Event()
@@ -99,7 +104,8 @@ class Sessions:
             session_id, owner, door, self._deadlines, since=datetime.now(UTC), now_s=self._now_s, on_live=self._live
         )
         session.mid = offer.mid
-        session.peer = self._open_peer(session, body.ice_servers)
+        quality = _quality(body.quality)
+        session.peer = self._open_peer(session, body.ice_servers, quality)
         self._register(session, self._group)
         token = session_of_log.set(session_id)
         try:
@@ -137,6 +143,18 @@ class Sessions:
         if body.candidate is not None:
             await session.add_candidate(candidate)
 
+    async def quality(self, body: QualityBody, caller: Principal) -> None:
+        """Give a session the other quality, without a new connection; returns when the viewer is sent it.
+
+        Raises: Rejected: `unknown_session`, `forbidden`, `unsupported`. CameraUnavailable: it cannot be had now.
+        """
+        session = self._owned(body.session, caller)
+        quality = _quality(body.quality)
+        self._check_quality(quality)
+        if session.peer is not None:
+            await session.peer.switch(quality)
+            self._on_change()
+
     async def close(self, session_id: str, caller: Principal) -> None:
         """End a session: its owner, or who may manage.
 
@@ -156,10 +174,14 @@ class Sessions:
     def count(self) -> int:
         return len(self._sessions)
 
-    async def start(self, reason: str | None, caller: Principal) -> None:
-        """Let viewers in from now on, over restarts; idempotent."""
+    async def start(self, body: StreamBody, caller: Principal) -> None:
+        """Let viewers in from now on, over restarts; idempotent.
+
+        Raises: Rejected: `bad_message`, a bitrate that the settings do not allow.
+        """
+        bitrates = {quality: self._most_bps(quality, body) for quality in Quality if getattr(body, quality) is not None}
         async with self._wish_lock:
-            self._change_wish(running=True, reason=reason, caller=caller)
+            self._change_wish(running=True, reason=body.reason, caller=caller, bitrates=bitrates)
             await self._wish.keep()
 
     async def stop(self, reason: str | None, caller: Principal) -> None:
@@ -168,10 +190,32 @@ class Sessions:
         Returns when the sessions have ended and the camera is released, or their deadlines have passed.
         """
         async with self._wish_lock:
-            self._change_wish(running=False, reason=reason, caller=caller)
+            self._change_wish(running=False, reason=reason, caller=caller, bitrates={})
             await self._end_all(EndReason.STOPPED)
             await self._camera.closed()
             await self._wish.keep()
+
+    @contextmanager
+    def camera_in_use(self) -> Iterator[None]:
+        """Around a use of the camera for a moment, which opens it.
+
+        Raises: Rejected: `stopped`.
+        """
+        admit(running=self._wish.running and self._group is not None, sessions=0, max_viewers=1)
+        self._demand.uses(+1)
+        self._update_demand()
+        try:
+            yield
+        finally:
+            self._demand.uses(-1)
+            self._update_demand()
+
+    def camera_changed(self, error: CameraUnavailable | None, *, running: bool) -> None:
+        """What the camera does now: those who watch are told when the picture stands still, and when it moves again."""
+        if error is not None or running:
+            self._camera_error = error
+            for session in self._sessions.values():
+                session.tell_camera(error)
 
     # The part.
 
@@ -197,6 +241,8 @@ class Sessions:
 
     async def _answer(self, session: Session, offer: Offer, *, trickle: bool) -> str:
         stream = await self._camera.opened()
+        assert session.peer is not None
+        self._check_quality(session.peer.quality)
         profile = read_profile_level(stream.profile_level_id)
         if profile is None:
             raise CameraUnavailable(
@@ -208,6 +254,19 @@ class Sessions:
         await session.take_held(peer)
         session.answered()
         return sdp
+
+    def _check_quality(self, quality: Quality) -> None:
+        if quality not in self._camera.qualities:
+            raise Rejected(Code.UNSUPPORTED, f"this camera has no {quality}")
+
+    def _most_bps(self, quality: Quality, body: StreamBody) -> int:
+        lowest, highest = self._camera.bitrate_range(quality)
+        wanted = getattr(body, quality)
+        for name in ("min_bps", "max_bps"):
+            value = getattr(wanted, name)
+            if value is not None and not lowest <= value <= highest:
+                raise Rejected(Code.BAD_MESSAGE, f"body.{quality}.{name}: {lowest} to {highest}")
+        return wanted.max_bps or highest
 
     def _still_open(self, session: Session) -> None:
         if (end := session.machine.end) is not None:
@@ -240,6 +299,7 @@ class Sessions:
     def _live(self, session: Session) -> None:
         log.info("live, by %s", session.peer.path if session.peer else None)
         self._notice("session.live", session.id, {"viewer": session.owner.subject})
+        session.tell_camera(self._camera_error)
         self._on_change()
 
     def _forget(self, session: Session) -> None:
@@ -283,8 +343,12 @@ class Sessions:
             if not waiters:
                 self._early.pop(session_id, None)
 
-    def _change_wish(self, *, running: bool, reason: str | None, caller: Principal) -> None:
-        changed = self._wish.change(running=running, reason=reason)
+    def _change_wish(
+        self, *, running: bool, reason: str | None, caller: Principal, bitrates: Mapping[Quality, int]
+    ) -> None:
+        changed = self._wish.change(running=running, reason=reason, bitrates=bitrates)
+        for quality, bitrate_bps in bitrates.items():
+            self._camera.set_bitrate(quality, bitrate_bps)
         self._update_demand()
         if changed:
             log.info("stream %s by %s: %r", "started" if running else "stopped", caller.client, reason)
@@ -314,3 +378,8 @@ class Sessions:
                     await self._demand_changed.wait()
             except TimeoutError:
                 log.info("nobody has watched for a while: the camera closes")
+
+
+def _quality(asked: str) -> Quality:
+    # Nothing is known yet of how much a viewer's path carries: `auto` is the better one.
+    return Quality.SD if asked == "sd" else Quality.HD

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from edge.core.candidate import Candidate
     from edge.core.principal import Principal
+    from edge.errors import CameraUnavailable
     from edge.sessions.ports import Door, Peer
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Session:
         self._candidates = 0
         self._held: list[Candidate] = []
         self._answered = False
+        self._stalled = False
         self._sample: tuple[float, int] | None = None
         self._bitrate_bps: int | None = None
         self._loss: float | None = None
@@ -70,6 +72,12 @@ class Session:
         self._door.candidate(self.id, self.owner, line, self.mid)
 
     # What the service does with it.
+
+    def tell_camera(self, error: CameraUnavailable | None) -> None:
+        """Tell its owner that the picture stands still, or moves again; each once."""
+        if self.machine.phase is Phase.LIVE and self._stalled != (error is not None):
+            self._stalled = error is not None
+            self._door.camera(self.id, self.owner, error)
 
     def tell_closed(self, reason: EndReason) -> None:
         """Tell its owner that it ended."""
@@ -131,7 +139,7 @@ class Session:
             session=self.id,
             viewer=self.owner.subject,
             state=self.machine.phase.value,
-            quality="hd",
+            quality=self.peer.quality.value if self.peer else "hd",
             path=self.peer.path if self.peer else None,
             bitrate_bps=self._bitrate_bps,
             loss=self._loss,

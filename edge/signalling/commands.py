@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import secrets
 from dataclasses import dataclass
@@ -13,12 +14,19 @@ from edge.contract.codes import Code, EndReason
 from edge.contract.decode import Received, read
 from edge.contract.messages import (
     LIFETIME_LIMIT_S,
+    PAYLOAD_LIMIT_BYTES,
+    CameraNoticeBody,
     CandidateBody,
     CloseBody,
     ClosedBody,
+    ControlsBody,
+    ControlsReply,
     ErrorInfo,
     OfferBody,
+    QualityBody,
     Reply,
+    SnapshotBody,
+    SnapshotReply,
     Status,
     StreamBody,
 )
@@ -36,12 +44,16 @@ if TYPE_CHECKING:
 
     from edge.contract.messages import Command
     from edge.contract.topics import Topics
+    from edge.errors import CameraUnavailable
     from edge.signalling.outbox import Outbox
-    from edge.signalling.ports import Sessions
+    from edge.signalling.ports import CameraUse, Sessions
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
+_MESSAGE_LIMIT = 500
+_ENVELOPE_BYTES = 1024
+_JPEG_LIMIT_BYTES = (PAYLOAD_LIMIT_BYTES - _ENVELOPE_BYTES) // 4 * 3
 # Beyond every deadline that the settings allow.
 _STUCK_S = 180.0
 # Without authority nobody can prove that they may manage somebody else's session; the broker's own rules say who
@@ -69,6 +81,7 @@ class Commands:
         self,
         topics: Topics,
         sessions: Sessions,
+        camera: CameraUse,
         outbox: Outbox,
         *,
         status: Callable[[], Status],
@@ -78,6 +91,7 @@ class Commands:
     ) -> None:
         self._topics = topics
         self._sessions = sessions
+        self._camera = camera
         self._outbox = outbox
         self._status = status
         self._now_s = now_s
@@ -128,6 +142,16 @@ class Commands:
         body = ClosedBody(session=session, reason=reason, code=reason.code)
         self._tell(owner, "session.closed", body.model_dump(mode="json"))
 
+    def camera(self, session: str, owner: Principal, error: CameraUnavailable | None) -> None:
+        body = (
+            CameraNoticeBody(session=session, state="live")
+            if error is None
+            else CameraNoticeBody(
+                session=session, state="stalled", code=Code.CAMERA_STALLED, message=error.message[:_MESSAGE_LIMIT]
+            )
+        )
+        self._tell(owner, "session.camera", body.model_dump(mode="json"))
+
     def _tell(self, owner: Principal, kind: str, body: dict[str, Any]) -> None:
         reply = Reply(id=f"d-{secrets.token_hex(8)}", type=kind, ok=True, body=body)
         self._send(_ReturnPath(self._topics.reply(owner.client), owner.client, None), _payload(reply))
@@ -177,27 +201,35 @@ class Commands:
             self._send(path, payload)
 
     async def _effect(self, command: Command, body: BaseModel, caller: Principal) -> Reply:
-        match command.type, body:
-            case "session.offer", OfferBody():
+        match body:
+            case OfferBody():
                 answer = await self._sessions.open(body, caller, self)
                 return _ok(command.id, "session.answer", answer.model_dump(mode="json"))
-            case "session.candidate", CandidateBody():
+            case CandidateBody():
                 await self._sessions.candidate(body, caller)
-            case "session.close", CloseBody():
+            case QualityBody():
+                await self._sessions.quality(body, caller)
+            case CloseBody():
                 await self._sessions.close(body.session, caller)
-            case "session.list", _:
-                listing = [info.model_dump(mode="json") for info in self._sessions.listing(caller)]
-                return _ok(command.id, "session.list", {"sessions": listing})
-            case "stream.start" | "stream.stop", StreamBody():
-                act = self._sessions.start if command.type == "stream.start" else self._sessions.stop
-                await act(body.reason, caller)
-                return self._status_reply(command.id)
-            case "status.get", _:
-                return self._status_reply(command.id)
-        return _ok(command.id, "ok", None)
+            case ControlsBody():
+                controls = ControlsReply(controls=await self._camera.set(body, caller))
+                return _ok(command.id, "camera.controls", controls.model_dump(mode="json"))
+            case SnapshotBody():
+                picture = _fitting(await self._camera.snapshot(body, caller))
+                return _ok(command.id, "camera.snapshot", picture.model_dump(mode="json"))
+            case StreamBody() if command.type == "stream.start":
+                await self._sessions.start(body, caller)
+            case StreamBody():
+                await self._sessions.stop(body.reason, caller)
+        return self._plain_reply(command, caller)
 
-    def _status_reply(self, command_id: str) -> Reply:
-        return _ok(command_id, "status", self._status().model_dump(mode="json"))
+    def _plain_reply(self, command: Command, caller: Principal) -> Reply:
+        if command.type == "session.list":
+            listing = [info.model_dump(mode="json") for info in self._sessions.listing(caller)]
+            return _ok(command.id, "session.list", {"sessions": listing})
+        if command.type in {"stream.start", "stream.stop", "status.get"}:
+            return _ok(command.id, "status", self._status().model_dump(mode="json"))
+        return _ok(command.id, "ok", None)
 
     def _return_path(self, message: Message, received: Received) -> _ReturnPath | None:
         topic = message.response_topic or received.reply_to
@@ -220,6 +252,13 @@ class Commands:
 
     def _send(self, path: _ReturnPath, payload: bytes) -> None:
         self._outbox.put(Message(path.topic, payload, correlation=path.correlation))
+
+
+def _fitting(jpeg: bytes) -> SnapshotReply:
+    if len(jpeg) > _JPEG_LIMIT_BYTES:
+        said = f"the picture has {len(jpeg)} bytes, {_JPEG_LIMIT_BYTES} fit: ask for a smaller width or quality"
+        raise Rejected(Code.TOO_LARGE, said)
+    return SnapshotReply(jpeg_base64=base64.b64encode(jpeg).decode())
 
 
 def _payload(reply: Reply) -> bytes:

@@ -6,8 +6,19 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from edge.contract.codes import EndReason
-    from edge.contract.messages import AnswerBody, CandidateBody, OfferBody, SessionInfo
+    from edge.contract.messages import (
+        AnswerBody,
+        CandidateBody,
+        ControlsBody,
+        OfferBody,
+        QualityBody,
+        SessionInfo,
+        SnapshotBody,
+        StreamBody,
+    )
+    from edge.core.camera_controls import Values
     from edge.core.principal import Principal
+    from edge.errors import CameraUnavailable
 
 
 class ReplyDoor(Protocol):
@@ -17,6 +28,8 @@ class ReplyDoor(Protocol):
 
     def closed(self, session: str, owner: Principal, reason: EndReason) -> None: ...
 
+    def camera(self, session: str, owner: Principal, error: CameraUnavailable | None) -> None: ...
+
 
 class Sessions(Protocol):
     """The session use case. Every call raises EdgeError with the contract's code."""
@@ -25,10 +38,20 @@ class Sessions(Protocol):
 
     async def candidate(self, body: CandidateBody, caller: Principal) -> None: ...
 
+    async def quality(self, body: QualityBody, caller: Principal) -> None: ...
+
     async def close(self, session_id: str, caller: Principal) -> None: ...
 
     def listing(self, caller: Principal) -> list[SessionInfo]: ...
 
-    async def start(self, reason: str | None, caller: Principal) -> None: ...
+    async def start(self, body: StreamBody, caller: Principal) -> None: ...
 
     async def stop(self, reason: str | None, caller: Principal) -> None: ...
+
+
+class CameraUse(Protocol):
+    """The camera for a moment. Every call raises EdgeError with the contract's code."""
+
+    async def set(self, body: ControlsBody, caller: Principal) -> Values: ...
+
+    async def snapshot(self, body: SnapshotBody, caller: Principal) -> bytes: ...

@@ -1,10 +1,14 @@
-"""One encode's distribution: every access unit to every sender, keyframes asked for once for all."""
+"""The encodes' distribution: every access unit to every sender of its quality, keyframes asked for once for all."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from edge.core.access_unit import Quality
 from edge.core.keyframes import KeyframeRequests
+from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -26,59 +30,147 @@ class Sender(Protocol):
         """Send, queue or drop. False: this viewer can go on only from the next keyframe, ask for one."""
 
 
-class Hub:
-    """The senders of one quality.
+class Encodes(Protocol):
+    """The camera, as far as its encodes are asked for something. None of these waits."""
 
-    `request_keyframe` is called at most once per half second, however many ask; `now_s` is the monotonic clock.
-    Timestamps come from the capture clock, so that they do not care how the access units were scheduled on the way;
-    one that does not advance (a fault of the encoder) is dropped and counted: a receiver would see a jump back.
+    def request_keyframe(self, quality: Quality) -> None: ...
+
+    def encode_sd(self, *, on: bool) -> None: ...
+
+
+@dataclass(slots=True)
+class _Encode:
+    requests: KeyframeRequests = field(default_factory=KeyframeRequests)
+    last_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One sender: what it gets, what it is to get from the next keyframe of that on, and who waits for that."""
+
+    quality: Quality
+    wanted: Quality
+    last_pts_90k: int = -1
+    moved: asyncio.Future[None] | None = None
+
+    def arrive(self, trouble: Exception | None = None) -> None:
+        moved, self.moved = self.moved, None
+        if moved is not None and not moved.done():
+            if trouble is None:
+                moved.set_result(None)
+            else:
+                moved.set_exception(trouble)
+
+
+class Hub:
+    """The senders of all qualities.
+
+    A keyframe of a quality is asked for at most once per half second, however many wish; `now_s` is the monotonic
+    clock. SD is encoded while a sender gets it or is to. Timestamps come from the capture clock, one for both, so that
+    they do not care how the access units were scheduled on the way; one that does not advance (a fault of the encoder)
+    is dropped and counted: a receiver would see a jump back.
     """
 
-    def __init__(
-        self, request_keyframe: Callable[[], None], now_s: Callable[[], float], counters: Counter[str]
-    ) -> None:
-        self._request_keyframe = request_keyframe
+    def __init__(self, encodes: Encodes, now_s: Callable[[], float], counters: Counter[str]) -> None:
+        self._camera = encodes
         self._now_s = now_s
         self._counters = counters
-        self._requests = KeyframeRequests()
-        self._senders: list[Sender] = []
+        self._encodes = {quality: _Encode() for quality in Quality}
+        self._seats: dict[Sender, _Seat] = {}
         self._epoch_ns: int | None = None
-        self._last_ns = 0
 
-    def join(self, sender: Sender) -> None:
+    def join(self, sender: Sender, quality: Quality) -> None:
         """From now on this sender is pushed to; a keyframe is asked for, for it."""
-        self._senders.append(sender)
-        self.wish_keyframe()
+        self._seats[sender] = _Seat(quality, quality)
+        self._count()
+        self._wish(quality)
 
     def leave(self, sender: Sender) -> None:
         """Idempotent."""
-        if sender in self._senders:
-            self._senders.remove(sender)
+        seat = self._seats.pop(sender, None)
+        if seat is not None:
             self._counters["units_dropped"] += sender.dropped
+            seat.arrive(CameraUnavailable("the viewer has gone"))
+            self._count()
 
-    def wish_keyframe(self) -> None:
-        """A viewer needs a keyframe: it joined, lost packets (PLI, FIR) or dropped."""
-        self._counters["keyframe_wishes"] += 1
-        if self._requests.wish(self._now_s()):
-            self._ask()
+    def quality_of(self, sender: Sender) -> Quality | None:
+        """What a sender gets now; None: it has not joined."""
+        seat = self._seats.get(sender)
+        return seat.quality if seat else None
+
+    async def switch(self, sender: Sender, quality: Quality) -> None:
+        """Give a sender the other quality, from its next keyframe on; returns when it got that. It misses no picture.
+
+        Raises: CameraUnavailable: the quality cannot be had, or the sender has left. Cancelled: it stays as it was.
+        """
+        seat = self._seats.get(sender)
+        if seat is None:
+            raise CameraUnavailable("the viewer has gone")
+        seat.arrive()
+        seat.wanted = quality
+        self._count()
+        if seat.quality is quality:
+            return
+        moved = seat.moved = asyncio.get_running_loop().create_future()
+        self._wish(quality)
+        try:
+            await moved
+        finally:
+            if seat.moved is moved:
+                seat.moved, seat.wanted = None, seat.quality
+                self._count()
+
+    def no_sd(self, why: str) -> None:
+        """SD cannot be encoded: whoever has it or waits for it gets HD."""
+        for seat in self._seats.values():
+            if seat.wanted is Quality.SD:
+                seat.wanted = Quality.HD
+                seat.arrive(CameraUnavailable(f"SD cannot be encoded: {why}"))
+        self._count()
+        self._wish(Quality.HD)
+
+    def wish_keyframe(self, sender: Sender) -> None:
+        """A viewer needs a keyframe: it lost packets (PLI, FIR)."""
+        seat = self._seats.get(sender)
+        if seat is not None:
+            self._wish(seat.quality)
 
     def push(self, unit: AccessUnit) -> None:
         """Distribute; called by the camera part for every access unit."""
+        encode = self._encodes[unit.quality]
         if self._epoch_ns is None:
             self._epoch_ns = unit.captured_ns
-        elif unit.captured_ns <= self._last_ns:
+        if unit.captured_ns <= encode.last_ns or unit.captured_ns < self._epoch_ns:
             self._counters["units_out_of_order"] += 1
             return
-        self._last_ns = unit.captured_ns
+        encode.last_ns = unit.captured_ns
         pts_90k = (unit.captured_ns - self._epoch_ns) * _NS_PER_90K_NUM // _NS_PER_90K_DEN
         if unit.keyframe:
-            self._requests.came()
-        on_way = [sender.push(unit, pts_90k) for sender in self._senders]
-        if not all(on_way):
-            self.wish_keyframe()
-        elif self._requests.due(self._now_s()):
-            self._ask()
+            encode.requests.came()
+        on_way = True
+        for sender, seat in self._seats.items():
+            if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
+                seat.quality = unit.quality
+                seat.arrive()
+            if seat.quality is unit.quality:
+                # The other quality of this very picture may have gone out: two pictures never share a timestamp.
+                seat.last_pts_90k = max(pts_90k, seat.last_pts_90k + 1)
+                on_way &= sender.push(unit, seat.last_pts_90k)
+        if unit.keyframe:
+            self._count()
+        if not on_way:
+            self._wish(unit.quality)
+        elif encode.requests.due(self._now_s()):
+            self._ask(unit.quality)
 
-    def _ask(self) -> None:
+    def _count(self) -> None:
+        self._camera.encode_sd(on=any(Quality.SD in (seat.quality, seat.wanted) for seat in self._seats.values()))
+
+    def _wish(self, quality: Quality) -> None:
+        self._counters["keyframe_wishes"] += 1
+        if self._encodes[quality].requests.wish(self._now_s()):
+            self._ask(quality)
+
+    def _ask(self, quality: Quality) -> None:
         self._counters["keyframe_requests"] += 1
-        self._request_keyframe()
+        self._camera.request_keyframe(quality)

@@ -10,7 +10,7 @@ from aioice.stun import TransactionError
 from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from edge.contract.codes import Code
-from edge.errors import Rejected
+from edge.errors import CameraUnavailable, Rejected
 from edge.streaming.aiortc_private import IceAgent, LocalCandidate, on_keyframe_request
 from edge.streaming.ice_servers import read_ice_servers
 from edge.streaming.track_sender import TrackSender
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from edge.contract.messages import IceServer
+    from edge.core.access_unit import Quality
     from edge.core.candidate import Candidate
     from edge.core.offer import H264Choice, Offer
     from edge.streaming.hub import Hub
@@ -38,6 +39,7 @@ class PeerEvents(Protocol):
     def local_candidate(self, line: str | None) -> None: ...
 
 
+_SWITCH_TIMEOUT_S = 5.0
 _RELAY_TRY_S = 3.0
 _REFLEXIVE_TRY_S = 3.0
 
@@ -49,11 +51,14 @@ class Peer:
     then once None; nothing after `close` began.
     """
 
-    def __init__(self, hub: Hub, events: PeerEvents, servers: IceServers, *, gather_timeout_s: float) -> None:
+    def __init__(
+        self, hub: Hub, events: PeerEvents, servers: IceServers, quality: Quality, *, gather_timeout_s: float
+    ) -> None:
         self._hub = hub
         self._events = events
         self._servers = servers
         self._gather_timeout_s = gather_timeout_s
+        self._quality = quality
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         # An empty list: without one aiortc asks a public STUN server.
@@ -61,7 +66,7 @@ class Peer:
         self._sender = TrackSender()
         transceiver = self._pc.addTransceiver(self._sender, direction="sendonly")
         self._rtp = transceiver.sender
-        on_keyframe_request(self._rtp, hub.wish_keyframe)
+        on_keyframe_request(self._rtp, lambda: hub.wish_keyframe(self._sender))
         self._agent = IceAgent(self._pc)
         self._pc.on("connectionstatechange", self._state_changed)
 
@@ -99,6 +104,25 @@ class Peer:
             await self._agent.add_remote(candidate)
 
     @property
+    def quality(self) -> Quality:
+        """What the viewer gets, or will once it is connected."""
+        return self._hub.quality_of(self._sender) or self._quality
+
+    async def switch(self, quality: Quality) -> None:
+        """Send the other quality, from its next keyframe on; returns when it is sent.
+
+        Raises: CameraUnavailable: it cannot be had, or no keyframe came in time; all stays as it was.
+        """
+        self._quality = quality
+        if self._hub.quality_of(self._sender) is None:
+            return
+        try:
+            async with asyncio.timeout(_SWITCH_TIMEOUT_S):
+                await self._hub.switch(self._sender, quality)
+        except TimeoutError:
+            raise CameraUnavailable(f"no picture in {quality} came in time") from None
+
+    @property
     def path(self) -> str | None:
         """The chosen pair as `local/remote` candidate types."""
         return self._agent.path
@@ -128,7 +152,7 @@ class Peer:
             return
         state = self._pc.connectionState
         if state == "connected":
-            self._hub.join(self._sender)
+            self._hub.join(self._sender, self._quality)
             self._events.connected()
         elif state in ("failed", "closed"):
             self._hub.leave(self._sender)
@@ -195,13 +219,13 @@ def _with_candidates(answer: str, mid: str, candidates: list[str]) -> str:
 
 
 class PeerFactory:
-    """Makes the peers of one hub."""
+    """Makes the peers of the hub."""
 
     def __init__(self, hub: Hub, settings: IceSettings) -> None:
         self._hub = hub
         self._settings = settings
 
-    def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer]) -> Peer:
+    def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer], quality: Quality) -> Peer:
         """Raises: Rejected: a server is malformed, or not on the settings' allow-list."""
         servers = read_ice_servers(ice_servers, self._settings.allowed_hosts)
-        return Peer(self._hub, events, servers, gather_timeout_s=self._settings.gather_timeout_s)
+        return Peer(self._hub, events, servers, quality, gather_timeout_s=self._settings.gather_timeout_s)

@@ -45,6 +45,8 @@ def test_what_is_commented_out_stands_there_with_its_default() -> None:
         assert issubclass(section, BaseModel)
         for key, setting in section.model_fields.items():
             default = setting.get_default(call_default_factory=True)
+            if isinstance(default, BaseModel):
+                default = default.model_dump()
             if key in set_by_hand[name] or default in (None, PydanticUndefined):
                 continue
             if shown[name][key] != (str(default) if isinstance(default, Path) else default):

@@ -49,7 +49,7 @@ def test_an_unknown_benchmark_is_told() -> None:
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
     """A PATH with the tools of any system and no Python."""
-    for name in ("sh", "cat", "cksum", "dirname", "id", "tr", "flock", "rm"):
+    for name in ("sh", "cat", "cksum", "dirname", "id", "tr", "flock", "rm", "awk"):
         found = shutil.which(name)
         assert found
         (tmp_path / name).symlink_to(found)
@@ -95,9 +95,12 @@ def test_a_named_python_that_does_not_fit_is_told() -> None:
 STUB = """#!/bin/sh
 case "$*" in
   "-c "*sys.executable*) echo "$0" ;;
+  "-c import libcamera") [ -e has-libcamera ] ;;
   "-c "*) ;;
   -VV) echo "Python 3.11.99 (stub)" ;;
   -V) echo "Python 3.11.99" ;;
+  "-m venv --without-pip --system-site-packages "*)
+    mkdir -p "$5/bin" && cp "$0" "$5/bin/python" && echo venv+site >>made ;;
   "-m venv --without-pip "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && echo venv >>made ;;
   */pip\\ install*) ls -d .venv/edge-stamp-* 2>/dev/null >>stamps; echo pip >>made; [ ! -e pip-fails ] ;;
   "- "*) cat >/dev/null ;;
@@ -119,7 +122,7 @@ class Checkout:
         tools = directory / "tools"
         tools.mkdir()
         # The system's packages are there, whatever this machine has.
-        present = ("chromium", "mosquitto", "turnserver", "faketime", "gcc", "pkg-config")
+        present = ("chromium", "mosquitto", "turnserver", "faketime", "debootstrap", "gcc", "pkg-config")
         for name in present:
             (tools / name).write_text("#!/bin/sh\n")
         (tools / "python3").write_text(STUB)
@@ -200,6 +203,24 @@ def test_what_was_interrupted_is_made_anew(checkout: Checkout) -> None:
     checkout.made()
     assert checkout.dev("test", "tests/unit").returncode == 0
     assert checkout.made() == ["venv", "pip"]
+
+
+def test_beside_the_systems_camera_bindings_the_systems_numpy_is_kept(checkout: Checkout) -> None:
+    """On a Raspberry Pi: apt's libcamera, and apt's simplejpeg that was built against apt's numpy."""
+    fastapi, numpy, paho = (
+        f"{name} \\\n    --hash=sha256:aa\n"
+        for name in ("fastapi==1", "numpy==2 ; python_version >= '3.12'", "paho==3")
+    )
+    (checkout.directory / "locks/run.txt").write_text(fastapi + numpy + paho)
+    checkout.dev("demo")
+    assert checkout.made() == ["venv", "pip"]
+    (checkout.directory / "has-libcamera").touch()
+    checkout.dev("demo")
+    assert checkout.made() == ["venv+site", "pip"]
+    installed = (checkout.directory / ".venv/edge-lock.txt").read_text()
+    assert installed == fastapi + paho
+    checkout.dev("demo")
+    assert checkout.made() == []
 
 
 def test_what_runs_does_not_hold_the_lock(checkout: Checkout) -> None:

@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from edge.core.access_unit import StreamFormat
+from edge.core.access_unit import Quality, StreamFormat
+from edge.core.camera_controls import Offered, check, in_force, still_taken
 from edge.errors import BrokerLost, CameraUnavailable, Rejected
 
 if TYPE_CHECKING:
@@ -22,8 +23,25 @@ if TYPE_CHECKING:
 FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
 
 
+class FakeKept:
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] | None = None
+
+    def read(self) -> dict[str, Any] | None:
+        return self.fields
+
+    async def write(self, fields: dict[str, Any]) -> None:
+        self.fields = json.loads(json.dumps(fields))
+
+
 class FakeCamera:
     def __init__(self) -> None:
+        self.qualities: tuple[Quality, ...] = tuple(Quality)
+        self.bitrates: dict[Quality, int] = {}
+        self.offered = {"gain": Offered(1.0, 16.0), "flip_vertical": Offered(default=False)}
+        self.values: dict[str, Any] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.wanted = False
         self.wants: list[bool] = []
         self.fault: str | None = None
@@ -43,15 +61,34 @@ class FakeCamera:
     async def closed(self) -> None:
         await asyncio.sleep(0)
 
+    def bitrate_range(self, quality: Quality) -> tuple[int, int]:
+        return 100_000, 2_000_000
+
+    def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
+        self.bitrates[quality] = bitrate_bps
+
+    async def set_controls(self, values: dict[str, Any]) -> dict[str, Any]:
+        assert self.wanted
+        check(values, self.offered)
+        self.values = still_taken({**self.values, **values}, self.offered)
+        return in_force(self.values, self.offered)
+
+    async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
+        assert self.wanted
+        await self.gate.wait()
+        return f"JPEG {width} {jpeg_quality}".encode()
+
 
 class FakePeer:
-    def __init__(self, events: PeerEvents) -> None:
+    def __init__(self, events: PeerEvents, quality: Quality) -> None:
         self.events = events
+        self.quality = quality
         self.candidates: list[Candidate] = []
         self.closed = False
         self.refusal: Rejected | None = None
         self.bug: Exception | None = None
         self.hangs = False
+        self.no_switch = ""
         self.path = "host/host"
 
     async def answer(self, offer: Offer, choice: H264Choice, *, trickle: bool) -> str:
@@ -59,6 +96,11 @@ class FakePeer:
         if self.refusal:
             raise self.refusal
         return f"v=0 {choice.profile_level_id}"
+
+    async def switch(self, quality: Quality) -> None:
+        if self.no_switch:
+            raise CameraUnavailable(self.no_switch)
+        self.quality = quality
 
     async def add_candidate(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)
@@ -79,8 +121,8 @@ class FakePeers:
         self.made: list[FakePeer] = []
         self.prepare: Callable[[FakePeer], None] = lambda _: None
 
-    def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer]) -> FakePeer:
-        peer = FakePeer(events)
+    def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer], quality: Quality) -> FakePeer:
+        peer = FakePeer(events, quality)
         self.prepare(peer)
         self.made.append(peer)
         return peer

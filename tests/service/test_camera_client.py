@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from edge.client import Camera, CameraClient
 from edge.client.inbox import EventFeed, Sessions
 from edge.contract.codes import Code, EndReason
-from edge.contract.messages import CandidateBody, ClosedBody, Event, IceServer
+from edge.contract.messages import CameraNoticeBody, CandidateBody, ClosedBody, Event, IceServer
 from edge.demo.broker import EmbeddedBroker
 from edge.errors import BrokerLost, Rejected
 from tests.rigs.daemon import free_port
@@ -90,7 +90,7 @@ async def test_candidates_that_come_before_the_answer_are_kept(camera: Camera, d
 
 
 async def test_reading_may_begin_before_the_offer_and_twice(camera: Camera, device: FakeDevice) -> None:
-    async def read() -> list[CandidateBody | ClosedBody]:
+    async def read() -> list[CandidateBody | CameraNoticeBody | ClosedBody]:
         return [message async for message in camera.candidates("chosen")]
 
     async with asyncio.TaskGroup() as group:

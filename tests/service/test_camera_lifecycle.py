@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from edge.camera.lifecycle import SPAWN_TIMEOUT_S, STOP_TIMEOUT_S, Effect, Lifecycle, Phase
-from edge.camera.port import CameraState
+from edge.camera.lifecycle import (
+    REOPEN_TIMEOUT_S,
+    SPAWN_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    TRIES,
+    Effect,
+    Lifecycle,
+    Phase,
+    Remedy,
+)
+from edge.camera.port import CameraState, Opening
+from edge.contract.codes import Code
 from edge.core.access_unit import StreamFormat
 
-FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
+OPENING = Opening(StreamFormat(1280, 720, 30.0, "42c01f", "libx264"))
 
 
 def idle(now_s: float = 0.0) -> Lifecycle:
@@ -22,7 +32,7 @@ def running(now_s: float = 0.0) -> Lifecycle:
     life = idle(now_s)
     life.want(now_s, wanted=True)
     assert life.step(now_s) is Effect.START
-    life.opened(FORMAT, now_s)
+    life.opened(OPENING, now_s)
     assert life.state is CameraState.RUNNING
     return life
 
@@ -43,7 +53,7 @@ def test_no_longer_wanted_it_is_closed_and_the_process_stays() -> None:
     life.want(1.0, wanted=False)
     assert life.step(1.0) is Effect.STOP
     assert not life.unit(1.1)
-    assert life.format is None
+    assert life.opening is None
     life.closed(1.2)
     assert (life.phase, life.state, life.step(500.0)) == (Phase.IDLE, CameraState.CLOSED, None)
 
@@ -58,7 +68,7 @@ def test_wanted_again_while_it_closes_it_opens_again_after() -> None:
     assert life.step(1.2) is Effect.START
 
 
-@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.OPENING, Phase.RUNNING, Phase.CLOSING])
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.OPENING, Phase.CLOSING])
 def test_whatever_waits_has_a_deadline(phase: Phase) -> None:
     life = running()
     if phase is Phase.STARTING:
@@ -70,12 +80,10 @@ def test_whatever_waits_has_a_deadline(phase: Phase) -> None:
         life.want(0.0, wanted=True)
         assert life.step(0.0) is Effect.START
         late_s = 5.0
-    elif phase is Phase.CLOSING:
+    else:
         life.want(0.0, wanted=False)
         assert life.step(0.0) is Effect.STOP
         late_s = STOP_TIMEOUT_S
-    else:
-        late_s = 2.0
     assert life.phase is phase
     assert life.due_s == late_s
     assert life.step(late_s - 0.01) is None
@@ -89,26 +97,89 @@ def test_frames_hold_the_watchdog_off() -> None:
     life = running()
     assert life.unit(1.9)
     assert life.step(3.8) is None
-    assert life.step(3.9) is Effect.KILL
+    assert life.step(3.9) is Effect.STOP
     assert life.error is not None
     assert "no picture" in life.error.message
-    assert life.state is CameraState.FAILED
+    assert (life.error.code, life.state) == (Code.CAMERA_STALLED, CameraState.FAILED)
 
 
-def test_a_failed_source_is_tried_again_with_back_off_in_the_same_process() -> None:
+def test_a_stall_is_tried_with_a_reopening_first() -> None:
+    life = running()
+    assert life.step(2.0) is Effect.STOP
+    assert not life.unit(2.1), "what is left of before is not shown"
+    life.closed(2.1)
+    assert life.step(2.1) is None
+    assert life.step(2.25) is Effect.START
+    assert (life.remedy, life.why) == (Remedy.REOPEN, "the camera delivered no picture for 2 s")
+    life.opened(OPENING, 2.4)
+    assert (life.reopens, life.restarts, life.stalls, life.error) == (1, 0, 1, None)
+
+
+def test_a_stalled_source_that_does_not_let_go_is_killed_with_its_process() -> None:
+    life = running()
+    assert life.step(2.0) is Effect.STOP
+    assert life.step(2.0 + REOPEN_TIMEOUT_S) is Effect.KILL
+    assert life.step(10.0) is Effect.SPAWN
+    assert (life.remedy, life.reopens, life.restarts) == (Remedy.RESTART, 0, 1)
+
+
+def test_a_source_that_keeps_stalling_gets_a_fresh_process() -> None:
+    life, now_s = running(), 0.0
+    for _ in range(TRIES):
+        now_s += 2.0
+        assert life.step(now_s) is Effect.STOP
+        life.closed(now_s)
+        now_s += 6.0
+        effect = life.step(now_s)
+        if effect is Effect.START:
+            life.opened(OPENING, now_s)
+    assert effect is Effect.KILL
+    assert life.step(now_s + 6.0) is Effect.SPAWN
+    assert (life.reopens, life.restarts, life.stalls) == (TRIES - 1, 1, TRIES)
+
+
+def test_stalls_that_are_far_apart_never_cost_the_process() -> None:
+    life, now_s = running(), 0.0
+    for _ in range(3 * TRIES):
+        now_s += 60.0
+        life.unit(now_s - 2.0)
+        assert life.step(now_s) is Effect.STOP
+        life.closed(now_s)
+        now_s += 1.0
+        assert life.step(now_s) is Effect.START
+        life.opened(OPENING, now_s)
+    assert life.restarts == 0
+
+
+def test_a_stall_when_nobody_wants_the_camera_any_more_is_only_a_close() -> None:
+    life = running()
+    life.want(5.0, wanted=False)
+    assert life.step(5.0) is Effect.STOP
+    life.closed(5.1)
+    assert (life.stalls, life.state, life.step(50.0)) == (0, CameraState.CLOSED, None)
+
+
+def test_a_failed_source_is_tried_again_with_back_off_and_now_and_then_in_a_fresh_process() -> None:
     life = idle()
     life.want(0.0, wanted=True)
     now_s, waits = 0.0, []
     for _ in range(8):
-        assert life.step(now_s) is Effect.START
+        if (effect := life.step(now_s)) is Effect.SPAWN:
+            life.ready(now_s)
+            effect = life.step(now_s)
+        assert effect is Effect.START
         life.failed("no camera", now_s)
-        assert life.step(now_s) is None
+        if (effect := life.step(now_s)) is not None:
+            assert effect is Effect.KILL
         assert life.state is CameraState.FAILED
+        assert life.error is not None
+        assert (life.error.code, life.error.message) == (Code.CAMERA_UNAVAILABLE, "no camera")
         assert life.due_s is not None
         waits.append(life.due_s - now_s)
         now_s = life.due_s
-    assert waits == pytest.approx([0.25, 0.5, 1, 2, 4, 5, 5, 5], rel=0.01)
-    assert (life.restarts, life.failures) == (0, 8)
+    # The kill of the fresh process's turn is a step of its own.
+    assert waits == pytest.approx([0.25, 0.5, 2, 4, 5, 5, 5, 5], rel=0.01)
+    assert (life.failures, life.restarts, life.reopens) == (8, 2, 5)
 
 
 def test_who_hurries_does_not_wait_for_the_back_off() -> None:
@@ -130,7 +201,7 @@ def test_back_off_starts_anew_after_ten_good_seconds() -> None:
         assert life.step(due_s) is Effect.SPAWN
         life.ready(0.0)
         assert life.step(20.0) is Effect.START
-        life.opened(FORMAT, 0.0)
+        life.opened(OPENING, 0.0)
 
 
 def test_an_error_is_gone_when_it_runs_or_is_not_wanted() -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 GENEROUS_S = 20.0
-SMALL = {"width": 320, "height": 240, "open_timeout_s": 15}
+SMALL = {"hd": {"width": 320, "height": 240}, "sd": {"width": 160, "height": 120}, "open_timeout_s": 15}
 
 
 class Daemon:
@@ -97,7 +97,8 @@ def test_open_close_and_open_again_in_one_process() -> None:
                 begun = len(daemon.units)
                 camera.want(wanted=True)
                 told = await camera.opened()
-                assert camera.format == told
+                assert camera.opening is not None
+                assert camera.opening.format == told
                 assert (told.width, told.height) == (320, 240)
                 await daemon.more_units(5)
                 assert daemon.units[begun].keyframe
@@ -209,7 +210,7 @@ def test_a_source_that_fails_is_told_in_words_and_the_process_stays(tmp_path: Pa
                     await camera.opened()
                 assert camera.state is CameraState.FAILED
                 assert camera.error is not None
-            assert (camera.pid, camera.restarts, camera.format) == (pid, 0, None)
+            assert (camera.pid, camera.restarts, camera.opening) == (pid, 0, None)
 
     asyncio.run(scenario())
 
@@ -281,7 +282,8 @@ from edge.camera.process import CameraProcess
 from edge.camera.settings import CameraSettings
 
 async def main():
-    camera = CameraProcess(CameraSettings(width=320, height=240, open_timeout_s=15), lambda unit: None, lambda: None)
+    settings = {"hd": {"width": 320, "height": 240}, "sd": {"width": 160, "height": 120}, "open_timeout_s": 15}
+    camera = CameraProcess(CameraSettings.model_validate(settings), lambda unit: None, lambda: None)
     task = asyncio.create_task(camera.run(asyncio.Event()))
     camera.want(wanted=True)
     await camera.opened()

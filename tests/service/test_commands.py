@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge.contract.codes import EndReason
-from edge.contract.messages import AnswerBody, CandidateBody, Limits, OfferBody, SessionInfo, Status
+from edge.contract.codes import Code, EndReason
+from edge.contract.messages import (
+    PAYLOAD_LIMIT_BYTES,
+    AnswerBody,
+    CandidateBody,
+    ControlsBody,
+    Limits,
+    OfferBody,
+    QualityBody,
+    SessionInfo,
+    SnapshotBody,
+    Status,
+    StreamBody,
+)
 from edge.contract.topics import Topics
+from edge.errors import CameraUnavailable, Rejected
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
 from edge.signalling.outbox import Outbox
@@ -22,6 +35,7 @@ from tests.service.fakes import FakeBroker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from edge.core.camera_controls import Values
     from edge.core.principal import Principal
     from edge.errors import EdgeError
     from edge.signalling.ports import ReplyDoor
@@ -56,17 +70,36 @@ class FakeSessions:
     def listing(self, caller: Principal) -> list[SessionInfo]:
         return []
 
-    async def start(self, reason: str | None, caller: Principal) -> None:
-        self.calls.append(f"start {reason}")
+    async def quality(self, body: QualityBody, caller: Principal) -> None:
+        self.calls.append(f"quality {body.session} {body.quality}")
+
+    async def start(self, body: StreamBody, caller: Principal) -> None:
+        self.calls.append(f"start {body.reason}")
 
     async def stop(self, reason: str | None, caller: Principal) -> None:
         self.calls.append(f"stop {reason}")
+
+
+class FakeCamera:
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {}
+        self.jpeg = b"JPEG"
+
+    async def set(self, body: ControlsBody, caller: Principal) -> Values:
+        self.given = body.given()
+        if self.given.get("gain") == 99:
+            raise Rejected(Code.BAD_MESSAGE, "gain: 1 to 16")
+        return {"gain": 2.0, "flip_vertical": False}
+
+    async def snapshot(self, body: SnapshotBody, caller: Principal) -> bytes:
+        return self.jpeg
 
 
 class MqttDoor:
     def __init__(self) -> None:
         self.broker = FakeBroker()
         self.sessions = FakeSessions()
+        self.camera = FakeCamera()
         self.counters: Counter[str] = Counter()
         self.refused: list[EdgeError] = []
         self.now_s = 0.0
@@ -74,6 +107,7 @@ class MqttDoor:
         self.commands = Commands(
             TOPICS,
             self.sessions,
+            self.camera,
             self.outbox,
             status=self.status,
             now_s=lambda: self.now_s,
@@ -152,7 +186,7 @@ async def test_questions_are_answered(door: MqttDoor) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["session.request_offer", "session.answer", "session.quality", "camera.set", "camera.snapshot", "publish.start"],
+    ["session.request_offer", "session.answer", "publish.start", "publish.stop"],
 )
 async def test_commands_of_later_versions_are_unsupported(door: MqttDoor, kind: str) -> None:
     assert (await door.ask(kind))["error"]["code"] == "unsupported"
@@ -303,3 +337,68 @@ async def test_a_reply_topic_with_a_line_break_is_none(door: MqttDoor) -> None:
     door.send(json.dumps(message("stream.stop", reply_to=REPLY_TO + "\n")).encode())
     await door.ask("status.get")
     assert door.sessions.calls == []
+
+
+async def test_a_change_of_quality_reaches_the_session(door: MqttDoor) -> None:
+    assert (await door.ask("session.quality", {"session": "s1", "quality": "sd"}))["type"] == "ok"
+    assert door.sessions.calls == ["quality s1 sd"]
+    refused = await door.ask("session.quality", {"session": "s1", "quality": "best"}, id="c-2")
+    assert refused["error"]["code"] == "bad_message"
+
+
+async def test_controls_are_set_and_the_values_in_force_come_back(door: MqttDoor) -> None:
+    reply = await door.ask("camera.set", {"gain": None, "zoom": {"x": 0.25, "y": 0.25, "width": 0.5, "height": 0.5}})
+    assert (reply["type"], reply["body"]) == ("camera.controls", {"controls": {"gain": 2.0, "flip_vertical": False}})
+    # Null is said, what is left out is not.
+    assert door.camera.given == {"gain": None, "zoom": {"x": 0.25, "y": 0.25, "width": 0.5, "height": 0.5}}
+    refused = await door.ask("camera.set", {"gain": 99}, id="c-2")
+    assert refused["error"] == {"code": "bad_message", "message": "gain: 1 to 16"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"exposure_mode": "custom"},
+        {"fps": 0.5},
+        {"brightness": "much"},
+        {"zoom": {"x": 0.6, "y": 0, "width": 0.5, "height": 0.5}},
+        {"zoom": {"x": 0, "y": 0, "width": 0, "height": 1}},
+        {"flip_vertical": "perhaps"},
+    ],
+)
+async def test_controls_of_no_sense_are_refused(door: MqttDoor, body: dict[str, Any]) -> None:
+    assert (await door.ask("camera.set", body))["error"]["code"] == "bad_message"
+    assert not door.camera.given
+
+
+async def test_a_snapshot_fits_a_message_or_says_what_does(door: MqttDoor) -> None:
+    assert (await door.ask("camera.snapshot", {"width": 640}))["body"] == {"jpeg_base64": "SlBFRw=="}
+    door.camera.jpeg = bytes(97_000)
+    door.send(json.dumps(message("camera.snapshot", id="c-2")).encode())
+    async with asyncio.timeout(5):
+        while not door.broker.published:
+            await asyncio.sleep(0.005)
+    (sent,) = door.broker.published
+    assert json.loads(sent.payload)["ok"]
+    assert len(sent.payload) <= PAYLOAD_LIMIT_BYTES
+    door.camera.jpeg = bytes(98_000)
+    error = (await door.ask("camera.snapshot", id="c-3"))["error"]
+    assert (error["code"], "98000 bytes" in error["message"]) == ("too_large", True)
+
+
+async def test_a_session_is_told_that_its_picture_stands_still_and_that_it_moves(door: MqttDoor) -> None:
+    await door.ask("session.offer", {"sdp": "v=0", "session": "s1"})
+    assert door.sessions.door is not None
+    assert door.sessions.owner is not None
+    door.sessions.door.camera("s1", door.sessions.owner, CameraUnavailable("no picture for 2 s"))
+    told = await door.broker.sent(lambda m: m.topic == REPLY_TO)
+    assert told["type"] == "session.camera"
+    assert told["body"] == {
+        "session": "s1",
+        "state": "stalled",
+        "code": "camera_stalled",
+        "message": "no picture for 2 s",
+    }
+    door.sessions.door.camera("s1", door.sessions.owner, None)
+    told = await door.broker.sent(lambda m: m.topic == REPLY_TO)
+    assert told["body"]["state"] == "live"

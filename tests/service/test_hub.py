@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
-from edge.core.access_unit import AccessUnit
+import pytest
+
+from edge.core.access_unit import AccessUnit, Quality
 from edge.core.lane import Lane
+from edge.errors import CameraUnavailable
 from edge.streaming.hub import Hub
 
 FRAME_NS = 33_333_333
@@ -30,19 +34,31 @@ class Camera:
         self.now_s = 0.0
         self.asked: list[float] = []
         self.counters: Counter[str] = Counter()
-        self.hub = Hub(lambda: self.asked.append(self.now_s), lambda: self.now_s, self.counters)
+        self.asked_sd: list[float] = []
+        self.sd = False
+        self.hub = Hub(self, lambda: self.now_s, self.counters)
         self._frame = 0
 
-    def picture(self, *, keyframe: bool = False) -> None:
+    def request_keyframe(self, quality: Quality) -> None:
+        (self.asked if quality is Quality.HD else self.asked_sd).append(self.now_s)
+
+    def encode_sd(self, *, on: bool) -> None:
+        self.sd = on
+
+    def picture(self, *, keyframe: bool = False, sd: bool | None = None) -> None:
+        """One picture in HD; and in SD, a keyframe or not, where `sd` is given."""
         self._frame += 1
         self.now_s += FRAME_NS / 1e9
-        self.hub.push(AccessUnit(b"\0\0\0\1\x65", 5_000_000_000 + self._frame * FRAME_NS, keyframe))
+        at_ns = 5_000_000_000 + self._frame * FRAME_NS
+        self.hub.push(AccessUnit(b"\0\0\0\1\x65", at_ns, keyframe))
+        if sd is not None:
+            self.hub.push(AccessUnit(b"\0\0\0\1\x65", at_ns, sd, Quality.SD))
 
 
 def test_every_viewer_starts_at_a_keyframe_that_was_asked_for_on_joining() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.picture(keyframe=True)
-    camera.hub.join(viewer)
+    camera.hub.join(viewer, Quality.HD)
     assert len(camera.asked) == 1
     camera.picture()
     assert viewer.lane.take() is None
@@ -54,8 +70,8 @@ def test_every_viewer_starts_at_a_keyframe_that_was_asked_for_on_joining() -> No
 def test_joins_and_losses_within_half_a_second_cost_one_keyframe() -> None:
     camera, viewers = Camera(), [LaneSender() for _ in range(5)]
     for viewer in viewers:
-        camera.hub.join(viewer)
-    camera.hub.wish_keyframe()
+        camera.hub.join(viewer, Quality.HD)
+    camera.hub.wish_keyframe(viewers[0])
     assert len(camera.asked) == 1
     camera.picture(keyframe=True)
     for _ in range(30):
@@ -68,9 +84,9 @@ def test_joins_and_losses_within_half_a_second_cost_one_keyframe() -> None:
 
 def test_a_wish_right_after_a_keyframe_is_granted_when_the_interval_ends() -> None:
     camera, viewer = Camera(), LaneSender()
-    camera.hub.join(viewer)
+    camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
-    camera.hub.wish_keyframe()
+    camera.hub.wish_keyframe(viewer)
     assert len(camera.asked) == 1
     for _ in range(16):
         viewer.lane.take()
@@ -81,8 +97,8 @@ def test_a_wish_right_after_a_keyframe_is_granted_when_the_interval_ends() -> No
 
 def test_a_viewer_whose_lane_is_full_drops_alone() -> None:
     camera, slow, quick = Camera(), LaneSender(), LaneSender()
-    camera.hub.join(slow)
-    camera.hub.join(quick)
+    camera.hub.join(slow, Quality.HD)
+    camera.hub.join(quick, Quality.HD)
     camera.picture(keyframe=True)
     got = 0
     for _ in range(20):
@@ -99,8 +115,95 @@ def test_a_viewer_whose_lane_is_full_drops_alone() -> None:
 
 def test_an_access_unit_whose_clock_does_not_advance_is_dropped_and_counted() -> None:
     camera, viewer = Camera(), LaneSender()
-    camera.hub.join(viewer)
+    camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
     camera.hub.push(AccessUnit(b"", 1, keyframe=False))
     assert len(viewer.lane) == 1
     assert camera.counters["units_out_of_order"] == 1
+
+
+def stamps(viewer: LaneSender) -> list[int]:
+    taken = []
+    while (pts_90k := viewer.lane.take()) is not None:
+        taken.append(pts_90k)
+    return taken
+
+
+async def test_a_viewer_changes_at_the_next_keyframe_and_misses_no_picture() -> None:
+    camera, viewer, other = Camera(), LaneSender(), LaneSender()
+    camera.hub.join(viewer, Quality.HD)
+    camera.hub.join(other, Quality.HD)
+    camera.picture(keyframe=True)
+    switching = asyncio.create_task(camera.hub.switch(viewer, Quality.SD))
+    await asyncio.sleep(0)
+    assert camera.sd
+    assert len(camera.asked_sd) == 1
+    camera.picture(sd=False)
+    assert not switching.done()
+    assert stamps(viewer) == stamps(other) == [0, 2999]
+    camera.picture(sd=True)
+    await switching
+    assert camera.hub.quality_of(viewer) is Quality.SD
+    camera.picture(sd=False)
+    # The third picture went out in both qualities: the keyframe of SD has a timestamp of its own.
+    assert stamps(viewer) == [5999, 6000, 8999]
+    assert stamps(other) == [5999, 8999]
+    back = asyncio.create_task(camera.hub.switch(viewer, Quality.HD))
+    await asyncio.sleep(0)
+    camera.picture(keyframe=True, sd=False)
+    await back
+    assert not camera.sd, "nobody watches SD any more"
+    assert stamps(viewer) == [11999]
+
+
+async def test_a_change_that_is_given_up_leaves_all_as_it_was() -> None:
+    camera, viewer = Camera(), LaneSender()
+    camera.hub.join(viewer, Quality.HD)
+    camera.picture(keyframe=True)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await camera.hub.switch(viewer, Quality.SD)
+    assert not camera.sd
+    camera.picture(keyframe=True, sd=True)
+    assert camera.hub.quality_of(viewer) is Quality.HD
+    assert len(stamps(viewer)) == 2
+
+
+async def test_the_latest_of_two_changes_wins() -> None:
+    camera, viewer = Camera(), LaneSender()
+    camera.hub.join(viewer, Quality.HD)
+    camera.picture(keyframe=True)
+    first = asyncio.create_task(camera.hub.switch(viewer, Quality.SD))
+    await asyncio.sleep(0)
+    await camera.hub.switch(viewer, Quality.HD)
+    await first
+    assert (camera.hub.quality_of(viewer), camera.sd) == (Quality.HD, False)
+
+
+async def test_sd_that_cannot_be_encoded_gives_its_viewers_hd() -> None:
+    camera, watching, waiting = Camera(), LaneSender(), LaneSender()
+    camera.hub.join(watching, Quality.SD)
+    camera.hub.join(waiting, Quality.HD)
+    camera.picture(keyframe=True, sd=True)
+    switching = asyncio.create_task(camera.hub.switch(waiting, Quality.SD))
+    await asyncio.sleep(0)
+    camera.hub.no_sd("no more encoders")
+    with pytest.raises(CameraUnavailable, match="no more encoders"):
+        await switching
+    camera.picture(keyframe=True)
+    assert camera.hub.quality_of(watching) is Quality.HD
+    assert not camera.sd
+    assert len(stamps(watching)) == 2
+
+
+async def test_a_viewer_that_leaves_ends_its_change() -> None:
+    camera, viewer = Camera(), LaneSender()
+    camera.hub.join(viewer, Quality.HD)
+    switching = asyncio.create_task(camera.hub.switch(viewer, Quality.SD))
+    await asyncio.sleep(0)
+    camera.hub.leave(viewer)
+    with pytest.raises(CameraUnavailable, match="gone"):
+        await switching
+    with pytest.raises(CameraUnavailable, match="gone"):
+        await camera.hub.switch(viewer, Quality.SD)
+    assert not camera.sd

@@ -7,22 +7,53 @@ import json
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from edge.contract.codes import Code
-from edge.contract.messages import BrokerStatus, CameraStatus, Status, StreamStatus, ViewersStatus
-from edge.errors import Rejected, Unavailable
+from edge.contract.messages import (
+    BrokerStatus,
+    CameraStatus,
+    ControlsBody,
+    RecoveryStatus,
+    SnapshotBody,
+    Status,
+    StreamBody,
+    StreamStatus,
+    ViewersStatus,
+)
+from edge.core.camera_controls import Offered
+from edge.errors import CameraUnavailable, Rejected, Unavailable
 from edge.local_api.app import make_app
 from edge.local_api.server import LocalServer
 from edge.local_api.settings import ApiSettings
 
 if TYPE_CHECKING:
+    from edge.core.camera_controls import Values
     from edge.core.principal import Principal
 
 OPENAPI = Path(__file__).parents[2] / "docs" / "openapi.json"
+
+
+class FakeCamera:
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {"gain": None, "flip_vertical": False}
+
+    async def set(self, body: ControlsBody, caller: Principal) -> Values:
+        if (body.gain or 0) > 16:
+            raise Rejected(Code.BAD_MESSAGE, "gain: 1 to 16")
+        self.values.update(body.given())
+        return self.values
+
+    async def controls(self, caller: Principal) -> tuple[Values, dict[str, Offered]]:
+        return self.values, {"gain": Offered(1.0, 16.0), "flip_vertical": Offered(default=False)}
+
+    async def snapshot(self, body: SnapshotBody, caller: Principal) -> bytes:
+        if body.width == 16:
+            raise CameraUnavailable("no camera found: look at its cable")
+        return f"JPEG {body.width} {body.quality}".encode()
 
 
 class FakeStream:
@@ -32,7 +63,7 @@ class FakeStream:
         self.unwell: str | None = None
         self.refusal: Rejected | None = None
 
-    async def start(self, reason: str | None, caller: Principal) -> None:
+    async def start(self, body: StreamBody, caller: Principal) -> None:
         self.wanted = "running"
 
     async def stop(self, reason: str | None, caller: Principal) -> None:
@@ -59,7 +90,7 @@ def stream() -> FakeStream:
 
 @pytest.fixture
 def http(stream: FakeStream) -> httpx.AsyncClient:
-    app = make_app(stream, stream.status, lambda: stream.unwell)
+    app = make_app(stream, FakeCamera(), stream.status, lambda: stream.unwell)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8081")
 
 
@@ -127,7 +158,7 @@ async def test_the_page_needs_nothing_from_elsewhere(http: httpx.AsyncClient) ->
 
 
 async def test_the_server_serves_and_stops_and_says_when_its_port_is_taken(stream: FakeStream) -> None:
-    app = make_app(stream, stream.status, lambda: None)
+    app = make_app(stream, FakeCamera(), stream.status, lambda: None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -149,5 +180,38 @@ async def test_the_server_serves_and_stops_and_says_when_its_port_is_taken(strea
 
 
 def test_the_openapi_document_is_that_of_the_code(stream: FakeStream) -> None:
-    made = make_app(stream, stream.status, lambda: None).openapi()
+    made = make_app(stream, FakeCamera(), stream.status, lambda: None).openapi()
     assert json.loads(OPENAPI.read_text()) == made, "python -m edge.local_api.openapi > docs/openapi.json"
+
+
+async def test_the_cameras_controls_are_shown_and_set(http: httpx.AsyncClient) -> None:
+    shown = (await http.get("/api/v1/camera")).json()
+    assert shown["gain"] == {"value": None, "min": 1.0, "max": 16.0, "choices": []}
+    changed = await http.patch("/api/v1/camera", json={"gain": 2, "flip_vertical": True})
+    assert changed.json() == {"gain": 2.0, "flip_vertical": True}
+    assert (await http.patch("/api/v1/camera", json={"gain": None})).json()["gain"] is None
+    refused = await http.patch("/api/v1/camera", json={"gain": 20})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (400, "gain: 1 to 16")
+    assert (await http.patch("/api/v1/camera", json={"gain": "much"})).status_code == 400
+
+
+async def test_a_snapshot_is_a_picture(http: httpx.AsyncClient) -> None:
+    picture = await http.get("/api/v1/snapshot.jpg")
+    assert (picture.headers["content-type"], picture.content) == ("image/jpeg", b"JPEG None 80")
+    assert (await http.get("/api/v1/snapshot.jpg?width=640&quality=50")).content == b"JPEG 640 50"
+    assert (await http.get("/api/v1/snapshot.jpg?width=9")).json()["error"]["code"] == "bad_message"
+    none = await http.get("/api/v1/snapshot.jpg?width=16")
+    assert (none.status_code, none.json()["error"]["code"]) == (503, "camera_unavailable")
+
+
+async def test_metrics_tell_what_was_tried_for_the_camera(http: httpx.AsyncClient, stream: FakeStream) -> None:
+    recovery = RecoveryStatus(stalls=3, reopens=2, restarts=1, last="restart", why="no picture")
+    stream.camera = CameraStatus(state="failed", source="picamera2", error="no picture", recovery=recovery)
+    answer = await http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.text.splitlines()
+    assert 'edge_camera_state{state="failed"} 1.0' in lines
+    assert 'edge_camera_recoveries_total{tried="reopen"} 2.0' in lines
+    assert 'edge_camera_recoveries_total{tried="restart"} 1.0' in lines
+    assert "edge_camera_stalls_total 3.0" in lines
+    assert "edge_broker_connected 0.0" in lines

@@ -11,6 +11,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from edge.camera.port import Plan
 from edge.camera.synthetic import SyntheticSource
 from edge.contract.codes import Code
 from edge.contract.messages import IceServer
@@ -78,20 +79,20 @@ class Viewer:
 class Stage:
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
-        self.source = SyntheticSource(320, 240, 30, 300_000, 10)
-        self.hub = Hub(lambda: self.source.request_keyframe(Quality.HD), asyncio.get_running_loop().time, self.counters)
+        self.source = SyntheticSource(Plan(320, 240, 30, 50_000, 300_000), Plan(160, 120, 30, 50_000, 100_000), 10)
+        self.hub = Hub(self.source, asyncio.get_running_loop().time, self.counters)
         loop = asyncio.get_running_loop()
 
         def post(unit: AccessUnit) -> None:
             loop.call_soon_threadsafe(self.hub.push, unit)
 
-        self.format = self.source.start(post, lambda _: None)
+        self.format = self.source.start({}, post, lambda _: None).format
         self.profile = read_profile_level(self.format.profile_level_id)
         assert self.profile is not None
 
     async def answer(self, events: Events, sdp: str, servers: list[IceServer], **options: Any) -> tuple[Peer, str]:
         settings = IceSettings(allowed_hosts=options.pop("allowed", []), gather_timeout_s=0.8)
-        peer = PeerFactory(self.hub, settings)(events, servers)
+        peer = PeerFactory(self.hub, settings)(events, servers, Quality.HD)
         offer = read_offer(sdp)
         assert self.profile is not None
         return peer, await peer.answer(offer, offer.choose(self.profile), **options)
@@ -202,7 +203,7 @@ async def test_a_peer_closed_while_it_answers_refuses_and_leaks_no_task() -> Non
     async with stage() as on:
         viewer, events = Viewer(), Events()
         sdp = await viewer.offer()
-        peer = PeerFactory(on.hub, IceSettings())(events, [])
+        peer = PeerFactory(on.hub, IceSettings())(events, [], Quality.HD)
         await peer.close()
         offer = read_offer(sdp)
         assert on.profile is not None

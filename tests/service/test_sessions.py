@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge.contract.codes import Code, EndReason
-from edge.contract.messages import CANDIDATES_LIMIT, AnswerBody, CandidateBody, OfferBody
+from edge.contract.messages import (
+    CANDIDATES_LIMIT,
+    AnswerBody,
+    CandidateBody,
+    ControlsBody,
+    OfferBody,
+    QualityBody,
+    SnapshotBody,
+    StreamBody,
+)
+from edge.core.access_unit import Quality
 from edge.core.principal import EVERY_SCOPE, Door, Principal, Scope
 from edge.errors import CameraUnavailable, Rejected
+from edge.host.kept import KeptFile
+from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions
 from edge.sessions.settings import SessionSettings
 from edge.sessions.wish import StreamWish
-from tests.service.fakes import FakeCamera, FakePeers
+from tests.service.fakes import FakeCamera, FakeKept, FakePeers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -50,23 +62,27 @@ class House:
     """The service with its surroundings."""
 
     def __init__(self, state: Path, **limits: Any) -> None:
-        self.camera = FakeCamera()
+        self.cam = FakeCamera()
         self.peers = FakePeers()
         self.notices: list[tuple[str, str | None]] = []
         self.told: list[tuple[str, str, Any]] = []
         self.counters: Counter[str] = Counter()
-        self.wish = StreamWish(state / "wish.json")
+        self.wish = StreamWish(KeptFile(state / "wish.json"))
         idle_stop_s = limits.pop("idle_stop_s", 0.2)
         self.sessions = Sessions(
             SessionSettings(**limits),
             self.wish,
-            self.camera,
+            self.cam,
             self.peers,
             idle_stop_s=idle_stop_s,
             now_s=asyncio.get_running_loop().time,
             on_change=lambda: None,
             notice=lambda kind, session, _: self.notices.append((kind, session)),
             counters=self.counters,
+        )
+        self.kept = FakeKept()
+        self.use = CameraUse(
+            self.sessions, self.cam, self.kept, lambda kind, session, _: self.notices.append((kind, session))
         )
 
     # The way back to who opened a session.
@@ -76,6 +92,9 @@ class House:
 
     def closed(self, session: str, owner: Principal, reason: EndReason) -> None:
         self.told.append((session, owner.client, reason))
+
+    def camera(self, session: str, owner: Principal, error: CameraUnavailable | None) -> None:
+        self.told.append((session, owner.client, error.message if error else "live"))
 
     async def open(self, owner: Principal = ANNA, **fields: Any) -> AnswerBody:
         return await self.sessions.open(OfferBody(sdp=OFFER, **fields), owner, self)
@@ -117,7 +136,7 @@ async def test_from_offer_to_live_to_the_viewers_end(house: Callable[..., Any]) 
         answer = await h.open(session="s1")
         assert (answer.session, answer.sdp) == ("s1", "v=0 42c01f")
         assert h.phases() == ["connecting"]
-        assert h.camera.wanted
+        assert h.cam.wanted
         h.peers.made[0].events.connected()
         await until(lambda: h.phases() == ["live"])
         await h.sessions.close("s1", ANNA)
@@ -149,7 +168,7 @@ async def test_a_viewer_that_never_connects_is_ended_after_its_deadline(house: C
 
 async def test_an_answer_that_takes_too_long_is_refused_and_leaves_nothing(house: Callable[..., Any]) -> None:
     async with house(answer_timeout_s=0.05) as h:
-        h.camera.slow_s = 1
+        h.cam.slow_s = 1
         assert await code_of(h.open()) is Code.TIMEOUT
         await until(lambda: h.sessions.count == 0)
         assert h.peers.made[0].closed
@@ -166,7 +185,7 @@ async def test_a_lost_connection_ends_the_session_with_its_reason(house: Callabl
 
 async def test_no_camera_is_told_in_words_and_leaves_nothing(house: Callable[..., Any]) -> None:
     async with house() as h:
-        h.camera.fault = "no camera number 0 found"
+        h.cam.fault = "no camera number 0 found"
         with pytest.raises(CameraUnavailable, match="no camera number 0") as caught:
             await h.open()
         assert caught.value.code is Code.CAMERA_UNAVAILABLE
@@ -196,25 +215,25 @@ async def test_stop_ends_everything_and_holds_over_a_restart(house: Callable[...
         await h.open(session="s1")
         await h.sessions.stop("maintenance", ANNA)
         assert h.sessions.count == 0
-        assert not h.camera.wanted
+        assert not h.cam.wanted
         assert h.told == [("s1", "bff-1", EndReason.STOPPED)]
         assert await code_of(h.open()) is Code.STOPPED
         await h.sessions.stop("again", ANNA)
         assert [kind for kind, _ in h.notices].count("stream.stopped") == 1
     async with house() as h:
         assert await code_of(h.open()) is Code.STOPPED
-        await h.sessions.start(None, ANNA)
+        await h.sessions.start(StreamBody(), ANNA)
         await h.open()
 
 
 async def test_an_unreadable_wish_counts_as_running(tmp_path: Path) -> None:
     (tmp_path / "wish.json").write_text("{")
-    assert StreamWish(tmp_path / "wish.json").running
+    assert StreamWish(KeptFile(tmp_path / "wish.json")).running
 
 
 async def test_a_wish_that_cannot_be_kept_holds_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    wish = StreamWish(tmp_path / "missing" / "wish.json")
-    wish.change(running=False, reason=None)
+    wish = StreamWish(KeptFile(tmp_path / "missing" / "wish.json"))
+    wish.change(running=False, reason=None, bitrates={})
     await wish.keep()
     assert not wish.running
     assert "will not survive" in caplog.text
@@ -225,14 +244,14 @@ async def test_the_camera_closes_when_nobody_has_watched_and_not_for_a_page_refr
         await h.open(session="s1")
         await h.sessions.close("s1", ANNA)
         await until(lambda: h.sessions.count == 0)
-        assert h.camera.wanted
+        assert h.cam.wanted
         await h.open(session="s2")
         await asyncio.sleep(0.4)
-        assert h.camera.wants == [True]
+        assert h.cam.wants == [True]
         await h.sessions.close("s2", ANNA)
-        await until(lambda: not h.camera.wanted)
+        await until(lambda: not h.cam.wanted)
         await h.open(session="s3")
-        assert h.camera.wants == [True, False, True]
+        assert h.cam.wants == [True, False, True]
 
 
 async def test_another_clients_session_is_not_ones_own(house: Callable[..., Any]) -> None:
@@ -278,7 +297,7 @@ async def test_our_own_candidates_go_to_the_owner(house: Callable[..., Any]) -> 
 
 async def test_a_stop_while_an_offer_is_answered_refuses_it(house: Callable[..., Any]) -> None:
     async with house() as h:
-        h.camera.slow_s = 0.1
+        h.cam.slow_s = 0.1
         offering = asyncio.create_task(h.open())
         await until(lambda: h.sessions.count == 1)
         await h.sessions.stop(None, ANNA)
@@ -323,7 +342,7 @@ async def test_stopping_the_daemon_says_goodbye_to_every_viewer(house: Callable[
         await h.open(session="s2")
     assert {told[2] for told in h.told} == {EndReason.SHUTDOWN}
     assert all(peer.closed for peer in h.peers.made)
-    assert not h.camera.wanted
+    assert not h.cam.wanted
 
 
 async def test_a_session_that_does_not_close_is_not_waited_for_longer_than_its_deadline(
@@ -339,3 +358,104 @@ async def test_a_session_that_does_not_close_is_not_waited_for_longer_than_its_d
         await h.sessions.stop(None, ANNA)
         assert h.sessions.count == 0
         assert asyncio.get_running_loop().time() - started_s < 5
+
+
+async def test_a_viewer_changes_its_quality_and_only_its_own(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1", quality="sd")
+        assert h.sessions.listing(ANNA)[0].quality == "sd"
+        await h.sessions.quality(QualityBody(session="s1", quality="auto"), ANNA)
+        assert h.sessions.listing(ANNA)[0].quality == "hd"
+        body = QualityBody(session="s1", quality="sd")
+        assert await code_of(h.sessions.quality(body, BORIS)) is Code.FORBIDDEN
+        assert await code_of(h.sessions.quality(QualityBody(session="s2", quality="sd"), ANNA)) is Code.UNKNOWN_SESSION
+        h.peers.made[0].no_switch = "no picture in sd came in time"
+        assert await code_of(h.sessions.quality(body, ANNA)) is Code.CAMERA_UNAVAILABLE
+        assert h.sessions.listing(ANNA)[0].quality == "hd"
+
+
+async def test_a_camera_with_one_quality_says_so(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        h.cam.qualities = (Quality.HD,)
+        assert await code_of(h.open(quality="sd")) is Code.UNSUPPORTED
+        await h.open(session="s1", quality="auto")
+        assert await code_of(h.sessions.quality(QualityBody(session="s1", quality="sd"), ANNA)) is Code.UNSUPPORTED
+
+
+async def test_those_who_watch_are_told_that_the_picture_stands_still_each_once(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        for name in ("s1", "s2"):
+            await h.open(session=name)
+        h.peers.made[0].events.connected()
+        h.sessions.camera_changed(CameraUnavailable("no picture for 2 s"), running=False)
+        h.sessions.camera_changed(CameraUnavailable("it did not close"), running=False)
+        assert h.told == [("s1", "bff-1", "no picture for 2 s")]
+        # Who joins meanwhile is told as well.
+        h.peers.made[1].events.connected()
+        assert h.told[1:] == [("s2", "bff-1", "it did not close")]
+        h.sessions.camera_changed(None, running=False)
+        assert len(h.told) == 2, "opening is not yet a picture"
+        h.sessions.camera_changed(None, running=True)
+        h.sessions.camera_changed(None, running=True)
+        assert h.told[2:] == [("s1", "bff-1", "live"), ("s2", "bff-1", "live")]
+        assert h.sessions.count == 2
+
+
+async def test_a_bitrate_that_was_given_holds_over_a_restart(house: Callable[..., Any], tmp_path: Path) -> None:
+    async with house() as h:
+        await h.sessions.start(StreamBody.model_validate({"hd": {"max_bps": 900_000}, "sd": {}}), ANNA)
+        assert h.cam.bitrates == {Quality.HD: 900_000, Quality.SD: 2_000_000}
+        wrong = StreamBody.model_validate({"hd": {"min_bps": 1000}})
+        with pytest.raises(Rejected, match=r"body.hd.min_bps: 100000 to 2000000"):
+            await h.sessions.start(wrong, ANNA)
+    assert House(tmp_path).cam.bitrates[Quality.HD] == 900_000
+
+
+async def test_a_camera_that_nobody_watches_is_opened_for_a_moment(house: Callable[..., Any]) -> None:
+    async with house(idle_stop_s=60) as h:
+        assert await h.use.snapshot(SnapshotBody(width=320), ANNA) == b"JPEG 320 80"
+        assert h.cam.wants == [True, False]
+        assert await h.use.set(ControlsBody(gain=2.0), ANNA) == {"gain": 2.0, "flip_vertical": False}
+        assert h.cam.wants == [True, False, True, False]
+        assert h.kept.fields == {"gain": 2.0}
+        values, offered = await h.use.controls(ANNA)
+        assert (values["gain"], offered["gain"].highest) == (2.0, 16.0)
+        assert ("camera.set", None) in h.notices
+
+
+async def test_controls_are_held_against_what_the_camera_takes(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        with pytest.raises(Rejected, match=r"gain: 1 to 16; sharpness: this camera has no such control"):
+            await h.use.set(ControlsBody(gain=99, sharpness=1, flip_vertical=True), ANNA)
+        assert h.kept.fields is None
+        await h.use.set(ControlsBody(gain=3.0, flip_vertical=True), ANNA)
+        assert await h.use.set(ControlsBody(gain=None), ANNA) == {"gain": None, "flip_vertical": True}
+        assert h.kept.fields == {"flip_vertical": True}
+
+
+async def test_who_may_use_the_camera(house: Callable[..., Any]) -> None:
+    viewer = Principal("anna", "bff-1", Door.MQTT, frozenset({Scope.VIEW}))
+    listener = Principal("anna", "bff-1", Door.MQTT, frozenset({Scope.LISTEN}))
+    async with house() as h:
+        assert await code_of(h.use.set(ControlsBody(gain=2.0), viewer)) is Code.FORBIDDEN
+        assert await code_of(h.use.snapshot(SnapshotBody(), listener)) is Code.FORBIDDEN
+        assert await h.use.snapshot(SnapshotBody(), viewer)
+
+
+async def test_a_stopped_or_broken_camera_gives_no_snapshot_in_words(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        h.cam.fault = "the camera is in use by rpicam-vid (312)"
+        assert await code_of(h.use.snapshot(SnapshotBody(), ANNA)) is Code.CAMERA_UNAVAILABLE
+        assert h.cam.wants == [True, False]
+        await h.sessions.stop(None, ANNA)
+        assert await code_of(h.use.snapshot(SnapshotBody(), ANNA)) is Code.STOPPED
+
+
+async def test_snapshots_under_way_are_bounded(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        h.cam.gate.clear()
+        asked = [asyncio.create_task(h.use.snapshot(SnapshotBody(), ANNA)) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        assert await code_of(h.use.snapshot(SnapshotBody(), ANNA)) is Code.RATE_LIMITED
+        h.cam.gate.set()
+        assert len(await asyncio.gather(*asked)) == 4

@@ -42,7 +42,7 @@ def faults(directory: Path, text: str) -> tuple[str, ...]:
 
 def test_the_least_file_has_good_defaults(tmp_path: Path) -> None:
     settings = load_settings(file(tmp_path, LEAST))
-    assert (settings.camera.width, settings.camera.height, settings.camera.fps) == (1280, 720, 30)
+    assert (settings.camera.hd.width, settings.camera.hd.height, settings.camera.hd.fps) == (1280, 720, 30)
     assert (settings.mqtt.effective_port, settings.mqtt.tls, settings.mqtt.prefix) == (8883, True, "edge/v1")
     assert (settings.api.host, settings.camera.idle_stop_s) == ("127.0.0.1", 30)
     assert (settings.sessions.max_viewers, settings.sessions.connect_timeout_s) == (5, 15)
@@ -52,10 +52,10 @@ def test_every_fault_is_told_at_once_with_its_key(tmp_path: Path) -> None:
     told = faults(
         tmp_path,
         LEAST.replace("cam-1", "cam/1").replace("key_file", "kee_file")
-        + '[camera]\nsource = "file"\nfps = 0\n[api]\nhost = "0.0.0.0"\n[colour]\nx = 1\n',
+        + '[camera]\nsource = "file"\nhd = { fps = 0 }\n[api]\nhost = "0.0.0.0"\n[colour]\nx = 1\n',
     )
     keys = {fault.partition(":")[0] for fault in told}
-    assert keys >= {"device.id", "mqtt.kee_file", "camera.fps", "api.host", "colour"}
+    assert keys >= {"device.id", "mqtt.kee_file", "camera.hd.fps", "api.host", "colour"}
     assert "mqtt.kee_file: unknown key" in told
     assert "cam/1" not in "".join(told), "no fault repeats a value"
 
@@ -79,12 +79,12 @@ def test_what_is_missing_is_named(tmp_path: Path, change: str, key: str) -> None
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGE__CAMERA__FPS", "15")
+    monkeypatch.setenv("EDGE__CAMERA__HD__FPS", "15")
     monkeypatch.setenv("EDGE__MQTT__HOST", "other.example")
-    settings = load_settings(file(tmp_path, LEAST + "[camera]\nfps = 25\nwidth = 640\n"))
-    assert (settings.camera.fps, settings.camera.width, settings.mqtt.host) == (15, 640, "other.example")
-    monkeypatch.setenv("EDGE__CAMERA__FPS", "many")
-    assert faults(tmp_path, LEAST)[0].startswith("camera.fps: ")
+    settings = load_settings(file(tmp_path, LEAST + "[camera.hd]\nfps = 25\nwidth = 640\n[camera.sd]\nfps = 15\n"))
+    assert (settings.camera.hd.fps, settings.camera.hd.width, settings.mqtt.host) == (15, 640, "other.example")
+    monkeypatch.setenv("EDGE__CAMERA__HD__FPS", "many")
+    assert faults(tmp_path, LEAST)[0].startswith("camera.hd.fps: ")
 
 
 def test_what_is_no_toml_and_what_is_not_there(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     good = file(tmp_path, LEAST)
     assert main(["check-config", str(good)]) == 0
     assert "ok" in capsys.readouterr().out
-    bad = file(tmp_path, LEAST + "[camera]\nfps = 0\nsize = 3\n")
+    bad = file(tmp_path, LEAST + "[camera]\nhd = { fps = 0 }\nsize = 3\n")
     assert main(["check-config", str(bad)]) == 78
     assert main(["run", "--config", str(bad)]) == 78
     told = capsys.readouterr().err
-    assert "camera.fps: " in told
+    assert "camera.hd.fps: " in told
     assert "camera.size: unknown key" in told
 
 

@@ -127,7 +127,12 @@ def pace(libcamera):
 
     class Pacer:
         def __init__(self):
-            self.period_s, self.waiting, self.changed, self.running = 1 / 30, collections.deque(), threading.Condition(), False
+            self.period_s, self.waiting, self.changed, self.running = (
+                1 / 30,
+                collections.deque(),
+                threading.Condition(),
+                False,
+            )
 
         def start(self):
             self.waiting.clear()

@@ -1,0 +1,52 @@
+"""A small file that survives a restart and a power cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class KeptFile:
+    """One JSON object, replaced as a whole. What cannot be read or written is told in the log, and no more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Any] | None:
+        """None: there is nothing yet, or nothing readable."""
+        try:
+            fields = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as exc:
+            log.warning("%s cannot be read (%s): it counts as empty", self._path, exc)
+            return None
+        return fields if isinstance(fields, dict) else None
+
+    async def write(self, fields: dict[str, Any]) -> None:
+        """In a thread: an SD card may take seconds for a sync, and pictures are on their way meanwhile."""
+        try:
+            await asyncio.to_thread(self._write, json.dumps(fields))
+        except OSError as exc:
+            log.error("%s cannot be written (%s): it will not survive a restart", self._path, exc.strerror)  # noqa: TRY400
+
+    def _write(self, text: str) -> None:
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

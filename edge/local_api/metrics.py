@@ -1,0 +1,60 @@
+"""The status as Prometheus reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from edge.contract.messages import Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_CAMERA_STATES = ("closed", "opening", "running", "failed")
+
+
+class _StatusCollector(Collector):
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status()
+        if status.camera is not None:
+            camera = GaugeMetricFamily("edge_camera_state", "1 for what the camera is doing.", labels=["state"])
+            for state in _CAMERA_STATES:
+                camera.add_metric([state], float(status.camera.state == state))
+            yield camera
+            tried = status.camera.recovery
+            recoveries = CounterMetricFamily(
+                "edge_camera_recoveries", "What was tried to bring the camera back.", labels=["tried"]
+            )
+            recoveries.add_metric(["reopen"], tried.reopens)
+            recoveries.add_metric(["restart"], tried.restarts)
+            yield recoveries
+            yield CounterMetricFamily("edge_camera_stalls", "An open camera delivered nothing.", value=tried.stalls)
+        if status.viewers is not None:
+            yield GaugeMetricFamily("edge_viewers", "Sessions that are open.", value=status.viewers.connected)
+            yield GaugeMetricFamily("edge_viewers_limit", "Sessions that may be.", value=status.viewers.limit)
+        if status.stream is not None:
+            wanted = float(status.stream.wanted == "running")
+            yield GaugeMetricFamily("edge_stream_wanted", "1 unless the stream was stopped.", value=wanted)
+        if status.broker is not None:
+            connected = float(status.broker.connected)
+            yield GaugeMetricFamily("edge_broker_connected", "1 while the link to the broker is up.", value=connected)
+        counted = CounterMetricFamily("edge_counted", "The status's counters since the start.", labels=["what"])
+        for name, count in sorted(status.counters.items()):
+            counted.add_metric([name], count)
+        yield counted
+
+
+def metrics_text(status: Callable[[], Status]) -> bytes:
+    """One scrape."""
+    registry = CollectorRegistry()
+    registry.register(_StatusCollector(status))
+    return generate_latest(registry)
