@@ -40,6 +40,7 @@ class _Live:
     on_coded: Callable[[bytes, bool, int], None]
     on_failed: Callable[[str], None]
     firsttimestamp: int | None
+    broken = False
     _stream: Any
 
     def outputframe(
@@ -54,8 +55,11 @@ class _Live:
         self.on_coded(bytes(frame), bool(keyframe), ((self.firsttimestamp or 0) + (timestamp or 0)) * 1000)
 
     def failed(self, exc: Exception) -> None:
-        log.error("the %s encoder broke", self.kind, exc_info=exc)
-        self.on_failed(f"the {self.kind} encoder broke: {exc}")
+        """Once: what is broken is tried no more."""
+        if not self.broken:
+            self.broken = True
+            log.error("the %s encoder broke: %r", self.kind, exc)
+            self.on_failed(f"the {self.kind} encoder broke: {exc}")
 
 
 class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
@@ -85,7 +89,8 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
 
     def encode(self, stream: object, request: object) -> None:
         try:
-            super().encode(stream, request)
+            if not self.broken:
+                super().encode(stream, request)
         except Exception as exc:  # noqa: BLE001  told as a failure
             self.failed(exc)
 
@@ -127,7 +132,8 @@ class SoftwareEncoder(_Live, LibavH264Encoder):  # type: ignore[misc]
 
     def encode(self, stream: object, request: object) -> None:
         try:
-            super().encode(stream, request)
+            if not self.broken:
+                super().encode(stream, request)
         except Exception as exc:  # noqa: BLE001  told as a failure
             self.failed(exc)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import importlib.metadata
 import logging
@@ -56,6 +57,7 @@ def load() -> ModuleType:
     """
     try:
         library = importlib.import_module("picamera2")
+        logging.getLogger("picamera2").setLevel(logging.WARNING)
     except Exception as exc:  # what a broken installation raises is anybody's guess
         raise CameraUnavailable(f"picamera2 cannot be imported ({exc}): apt install python3-picamera2") from exc
     version = importlib.metadata.version("picamera2")
@@ -92,6 +94,7 @@ class Picamera2Source:
         self._sink: Callable[[AccessUnit], None] | None = None
         self._failed: Callable[[str], None] | None = None
         self._first: AccessUnit | None = None
+        self._trouble: str | None = None
         self._came = threading.Event()
         # Importing takes seconds on a small board: now, while nobody waits. What is wrong is told by `start`.
         with contextlib.suppress(CameraUnavailable):
@@ -124,6 +127,9 @@ class Picamera2Source:
             except Exception:
                 log.exception("while the camera closes")
         self._encoders.clear()
+        # Its preview and its allocator are in circles: their descriptors, and on a Pi the buffers, go now and not some day.
+        del camera
+        gc.collect()
 
     def encode_sd(self, *, on: bool) -> None:
         if on == (Quality.SD in self._encoders):
@@ -185,7 +191,7 @@ class Picamera2Source:
         self._values = still_taken(self._values, self._offered)
         self._camera.set_controls({**to_libcamera({"fps": None, **self._values}, advertised, plan.fps)})
         self._came.clear()
-        self._first = None
+        self._first = self._trouble = None
         self._start_encoder(Quality.HD)
         self._camera.start()
 
@@ -246,7 +252,10 @@ class Picamera2Source:
             camera.stop_encoder(encoder)
 
     def _first_picture(self, begun_s: float) -> StreamFormat:
-        if not self._came.wait(max(0.0, begun_s + self._first_picture_s - time.monotonic())) or self._first is None:
+        self._came.wait(max(0.0, begun_s + self._first_picture_s - time.monotonic()))
+        if self._trouble is not None:
+            raise CameraUnavailable(self._trouble)
+        if self._first is None:
             raise CameraUnavailable(f"the camera gave no picture within {self._first_picture_s:g} s")
         plan, payload = self._plans[Quality.HD], self._first.payload
         sps = next(nal for nal in split_annexb(payload) if nal_type(nal) == NAL_SPS)
@@ -269,7 +278,9 @@ class Picamera2Source:
         sink(unit)
 
     def _broke(self, message: str) -> None:
-        """From the encoder's thread, once."""
+        """From the encoder's thread; told once."""
+        self._trouble = message
+        self._came.set()
         failed, self._failed = self._failed, None
         if failed is not None:
             failed(message)

@@ -53,12 +53,8 @@ class Daemon:
         }
         for name, section in sections.items():
             settings[name] = {**settings.get(name, {}), **section}
-        lines = [
-            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
-            for name, section in settings.items()
-        ]
         self.config = directory / "edge-streamer.toml"
-        self.config.write_text("\n".join(lines))
+        self.config.write_text("".join(_table(name, section) for name, section in settings.items()))
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -80,6 +76,11 @@ class Daemon:
                 return status
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
 
     def post(self, path: str) -> dict[str, Any]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", method="POST")
@@ -132,3 +133,10 @@ class Daemon:
                 raise
         assert "Traceback" not in self.log(), self.log()
         assert "never retrieved" not in self.log(), self.log()
+
+
+def _table(name: str, section: Mapping[str, Any]) -> str:
+    """As TOML; a section's sections come after its own keys."""
+    own = "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items() if not isinstance(value, dict))
+    inner = "".join(_table(f"{name}.{key}", value) for key, value in section.items() if isinstance(value, dict))
+    return f"[{name}]\n{own}\n{inner}"

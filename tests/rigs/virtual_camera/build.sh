@@ -20,7 +20,7 @@ inside apt-get update -qq
 # trixie's own libcamera 0.4.0-7 runs the virtual camera at 20 fps and hangs on two streams: take backports
 inside apt-get install -y -qq --no-install-recommends -t trixie-backports python3-libcamera libcamera-ipa python3-av
 inside apt-get install -y -qq --no-install-recommends python3-pip python3-numpy python3-pil python3-prctl python3-systemd \
-  python3-tqdm python3-jsonschema libarchive13t64 gcc libc6-dev python3-dev pkg-config libsystemd-dev
+  python3-tqdm python3-jsonschema libarchive13t64 gcc libc6-dev python3-dev pkg-config libsystemd-dev mosquitto
 inside pip install -q --no-cache-dir --break-system-packages --root-user-action=ignore picamera2==0.3.38
 inside apt-get clean
 rm -rf "$root"/var/lib/apt/lists/*

@@ -9,6 +9,7 @@ Faults: a file of that name in $EDGE_RIG_FAULTS, for as long as it is there.
     busy       opening it says that another process holds it
     memory     its buffers cannot be allocated
     stall      no frame comes, and no error either
+    stalled    the same, until the camera is started again, which removes the file
     hang       stopping it never returns
     encoder    encoding a frame raises
 """
@@ -156,7 +157,7 @@ def pace(libcamera):
             due_s = time.monotonic()
             while True:
                 with self.changed:
-                    while self.running and (not self.waiting or fault("stall")):
+                    while self.running and (not self.waiting or fault("stall") or fault("stalled")):
                         self.changed.wait(0.02)
                     if not self.running:
                         return
@@ -179,6 +180,8 @@ def pace(libcamera):
         return pacers.setdefault(camera.id, Pacer())
 
     def paced_start(self, controls={}):
+        if fault("stalled"):
+            os.unlink(os.path.join(os.environ["EDGE_RIG_FAULTS"], "stalled"))
         for control, value in (controls or {}).items():
             if control.name == "FrameDurationLimits":
                 pacer(self).period_s = value[0] / 1e6

@@ -1,0 +1,88 @@
+"""What was measured, held against its bounds: a row each, for the table and for the JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_NOT_BOUNDED = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number with its bounds, if any. `value` None: this machine cannot tell it."""
+
+    name: str
+    value: float | None
+    unit: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """What cannot be told breaks no bound."""
+        if self.value is None:
+            return True
+        return (self.at_most is None or self.value <= self.at_most) and (
+            self.at_least is None or self.value >= self.at_least
+        )
+
+    @property
+    def bound(self) -> str:
+        told = [f"{sign} {limit:g}" for sign, limit in (("<=", self.at_most), (">=", self.at_least)) if limit is not None]
+        return " ".join(told) or _NOT_BOUNDED
+
+    def __str__(self) -> str:
+        value = "null" if self.value is None else f"{self.value:.3f}".rstrip("0").rstrip(".")
+        verdict = "" if self.bound == _NOT_BOUNDED else "ok" if self.holds else "FAILED"
+        return f"{self.name:36}{value:>12} {self.unit:10}{self.bound:>12}  {verdict}".rstrip()
+
+
+class Report:
+    """All figures of a run, and what they were measured on."""
+
+    def __init__(self, **about: str | bool | None) -> None:
+        self.about: dict[str, str | bool | None] = about
+        self.figures: list[Figure] = []
+
+    def hold(self, *figures: Figure) -> None:
+        """Keep all of them, then fail where one is out of its bounds."""
+        self.figures += figures
+        broken = [str(figure) for figure in figures if not figure.holds]
+        assert not broken, "out of bounds:\n" + "\n".join(broken)
+
+    def lines(self) -> list[str]:
+        about = [f"{name}: {'unknown' if value is None else value}" for name, value in self.about.items()]
+        return [*about, "", *map(str, self.figures)]
+
+    def write(self, file: Path, *, passed: bool, failures: Sequence[str]) -> None:
+        """As JSON. `failures`: the tests that failed, those that got no figure included."""
+        rows = {
+            figure.name: {
+                "value": None if figure.value is None else round(figure.value, 3),
+                "unit": figure.unit,
+                "at_most": figure.at_most,
+                "at_least": figure.at_least,
+                "holds": figure.holds,
+            }
+            for figure in self.figures
+        }
+        told = {
+            "passed": passed,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "about": self.about,
+            "figures": rows,
+            "failures": list(failures),
+        }
+        file.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20, method="inclusive")[18]

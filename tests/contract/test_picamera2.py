@@ -1,0 +1,49 @@
+"""The camera room on the real picamera2, in the camera root: each file of tests there is one test here."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.rigs.camera_root import CameraRoot
+
+
+@pytest.fixture(scope="module")
+def root() -> CameraRoot:
+    made = CameraRoot()
+    made.build()
+    return made
+
+
+def passes(root: CameraRoot, *arguments: str, timeout_s: float) -> None:
+    done = root.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, timeout_s=timeout_s)
+    assert done.returncode == 0, done.stdout[-20000:]
+
+
+@pytest.mark.timeout(1800)  # the first time on a machine, it is built
+def test_apts_packages_and_ours_import_together(root: CameraRoot) -> None:
+    """As on a Pi: libcamera, numpy and picamera2 are the system's, av and aiortc are ours."""
+    code = """
+import libcamera, numpy, simplejpeg, picamera2, PIL, systemd, av, aiortc, fastapi, edge.daemon
+from picamera2.encoders import H264Encoder
+print(simplejpeg.encode_jpeg(numpy.zeros((16, 16, 3), numpy.uint8))[:2] == b"\\xff\\xd8")
+for module in (libcamera, numpy, simplejpeg, picamera2, av, aiortc):
+    print(module.__name__, module.__file__)
+"""
+    told = root.python("-c", code).stdout.splitlines()
+    assert told[0] == "True", told
+    where = dict(line.split(" ", 1) for line in told[1:])
+    for system in ("libcamera", "numpy", "simplejpeg", "picamera2"):
+        assert "/dist-packages/" in where[system], where
+    for ours in ("av", "aiortc"):
+        assert where[ours].startswith("/opt/edge/"), where
+
+
+@pytest.mark.timeout(600)
+def test_the_contract_of_sources(root: CameraRoot) -> None:
+    passes(root, "tests/contract/test_source.py", timeout_s=580)
+
+
+@pytest.mark.parametrize("file", ["test_recovery.py", "test_encoders.py", "test_viewers.py"])
+@pytest.mark.timeout(600)
+def test_on_the_virtual_camera(root: CameraRoot, file: str) -> None:
+    passes(root, f"tests/picamera2/{file}", timeout_s=580)

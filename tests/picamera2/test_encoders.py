@@ -1,0 +1,132 @@
+"""The encoders of picamera2 as they are used: the choice, the limits, and the driver's controls."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import importlib.metadata
+import time
+from typing import TYPE_CHECKING, Any
+
+import picamera2.encoders
+import pytest
+import videodev2
+
+from edge.camera.picamera2_encoders import CHOSEN, HardwareEncoder, SoftwareEncoder
+from edge.camera.picamera2_source import Picamera2Source, load
+from edge.camera.port import Plan
+from edge.core.access_unit import Quality
+from edge.errors import CameraUnavailable
+from tests.contract.test_source import Sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HD = Plan(1280, 720, 30, 200_000, 2_000_000)
+SD = Plan(640, 360, 30, 100_000, 600_000)
+
+
+def test_a_board_without_an_encoder_gets_libx264_in_one_thread() -> None:
+    assert CHOSEN is SoftwareEncoder
+    assert issubclass(CHOSEN, picamera2.encoders.H264Encoder)
+    assert SoftwareEncoder(HD, 10).threads == 1
+
+
+def test_the_pixel_formats_are_those_that_the_installed_encoder_takes() -> None:
+    encoder = HardwareEncoder(HD, 10)
+    for pixel_format in HardwareEncoder.formats:
+        encoder.format = pixel_format
+        assert encoder._v4l2_format
+
+
+def test_the_hardware_encoder_is_asked_for_constrained_baseline_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = HardwareEncoder(HD, 10)
+    monkeypatch.setattr(picamera2.encoders.v4l2_encoder.V4L2Encoder, "_start", lambda _: None)
+    encoder.size = (1280, 720)
+    encoder._start()
+    asked = dict(encoder._controls)
+    assert asked[videodev2.V4L2_CID_MPEG_VIDEO_H264_PROFILE] == (
+        videodev2.V4L2_MPEG_VIDEO_H264_PROFILE_CONSTRAINED_BASELINE
+    )
+    assert asked[videodev2.V4L2_CID_MPEG_VIDEO_H264_I_PERIOD] == 300
+    assert asked[videodev2.V4L2_CID_MPEG_VIDEO_REPEAT_SEQ_HEADER] == 1
+
+
+def test_the_hardware_encoder_says_what_is_too_much_for_it() -> None:
+    with pytest.raises(ValueError, match="at most 1080p30, not 1920x1080 at 60"):
+        HardwareEncoder(HD._replace(width=1920, height=1080, fps=60), 10)
+    HardwareEncoder(HD._replace(width=1920, height=1080), 10)
+
+
+def test_a_bitrate_reaches_the_driver_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the control of the V4L2 device; that a Pi's driver follows is shown by hw-tests."""
+    asked: list[tuple[int, int, int]] = []
+
+    def ioctl(_: Any, request: int, control: Any) -> int:
+        asked.append((request, control.id, control.value))
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    encoder = HardwareEncoder(HD, 10)
+    encoder.set_bitrate(500_000)
+    assert (asked, encoder.bitrate) == ([], 500_000)
+    with (tmp_path / "video11").open("w") as device:
+        encoder.vd = device
+        encoder.set_bitrate(700_000)
+    encoder.set_bitrate(800_000)  # closed by now
+    assert asked == [(videodev2.VIDIOC_S_CTRL, videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, 700_000)]
+
+
+@pytest.mark.parametrize("kind", [HardwareEncoder, SoftwareEncoder])
+def test_what_breaks_in_picamera2s_thread_is_told_once(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    told: list[str] = []
+    encoder = kind(HD, 10)
+    encoder.on_failed = told.append
+    encoder._running = True
+    monkeypatch.setattr(kind, "_encode", broken)
+    for _ in range(3):
+        encoder.encode("main", object())
+    assert told == [f"the {encoder.kind} encoder broke: [Errno 5] Input/output error"]
+
+
+def test_a_library_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.3.31")
+    with pytest.raises(CameraUnavailable, match=r"picamera2 0.3.31 is too old, 0.3.32 is needed"):
+        load()
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.4.0")
+    assert load() is picamera2
+
+
+def test_a_library_that_is_broken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise ValueError("numpy.dtype size changed")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(CameraUnavailable, match=r"numpy.dtype size changed.*apt install"):
+        Picamera2Source(0, HD, SD, 10, 5).start({}, print, print)
+
+
+def test_hd_and_sd_together_at_full_frame_rate_and_soon_encoded() -> None:
+    """The figures belong to `./dev bench camera`; here: no picture is missing, and none is late by more than a few."""
+    sink, late_ns = Sink(), []
+    source = Picamera2Source(0, HD, SD, 10, 10)
+
+    def arrived(unit: Any) -> None:
+        late_ns.append(time.monotonic_ns() - unit.captured_ns)
+        sink.unit(unit)
+
+    source.start({}, arrived, sink.failed)
+    source.encode_sd(on=True)
+    try:
+        sink.wait_for(20, Quality.SD)
+        begun_s, begun = time.monotonic(), {quality: len(sink.of(quality)) for quality in Quality}
+        sink.wait_for(begun[Quality.HD] + 90)
+        elapsed_s = time.monotonic() - begun_s
+    finally:
+        source.stop()
+    assert elapsed_s < 4.5
+    assert abs(len(sink.of(Quality.SD)) - begun[Quality.SD] - 90) <= 2
+    assert sorted(late_ns)[len(late_ns) // 2] < 66_000_000

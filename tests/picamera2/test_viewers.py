@@ -1,0 +1,238 @@
+"""The whole daemon on the real picamera2: whatever befalls the camera, viewers stay connected and are told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+from av.video.codeccontext import VideoCodecContext
+
+from edge.client import CameraClient
+from edge.contract.messages import CameraNoticeBody
+from edge.signalling.settings import MqttSettings
+from tests.rigs.daemon import Daemon
+from tests.rigs.mosquitto import Mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from edge.client import Camera
+    from tests.picamera2.conftest import Faults
+
+SMALL = {"hd": {"width": 640, "height": 360}, "sd": {"width": 320, "height": 240}}
+GENEROUS_S = 20
+
+
+class Viewer:
+    """A receiver on a connection that is made once."""
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+        self.notices: list[CameraNoticeBody] = []
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.pc.addTransceiver("video", direction="recvonly")
+        self.pc.on("track", lambda track: self._tasks.append(asyncio.create_task(self._see(track))))
+        self._tasks: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+        self.session = ""
+
+    async def watch(self, camera: Camera, quality: Any = "auto") -> None:
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        answer = await camera.offer(self.pc.localDescription.sdp, trickle=False, quality=quality)
+        self.session = answer.session
+        self._tasks.append(asyncio.create_task(self._listen(camera)))
+        await self.pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(GENEROUS_S):
+            while not true():
+                self._news.clear()
+                await self._news.wait()
+
+    async def more_pictures(self, count: int = 5) -> None:
+        enough = len(self.widths) + count
+        await self.until(lambda: len(self.widths) >= enough)
+
+    async def sees(self, width: int) -> None:
+        await self.until(lambda: self.widths[-1] == width)
+
+    async def told_of_a_stall(self) -> None:
+        """That the picture stands still, and then that it moves again."""
+        await self.until(lambda: [notice.state for notice in self.notices][:1] == ["stalled"])
+        await self.until(lambda: self.notices[-1].state == "live")
+
+    async def close(self) -> None:
+        await self.pc.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _listen(self, camera: Camera) -> None:
+        async for message in camera.candidates(self.session):
+            if isinstance(message, CameraNoticeBody):
+                self.notices.append(message)
+                self._news.set()
+
+    async def _see(self, track: Any) -> None:
+        try:
+            while True:
+                self.widths.append((await track.recv()).width)
+                self._news.set()
+        except MediaStreamError:
+            pass
+
+
+@asynccontextmanager
+async def house(directory: Path, **camera: Any) -> AsyncIterator[tuple[Daemon, Camera]]:
+    broker = Mosquitto(directory)
+    mqtt = broker.settings(tls=False)
+    daemon = Daemon(directory, mqtt, camera={"source": "picamera2", "stall_s": 1.0, **SMALL, **camera})
+    broker.start()
+    try:
+        await asyncio.to_thread(daemon.start)
+        async with CameraClient.connect(MqttSettings(**mqtt), "bff-1") as client:
+            theirs = client.camera("cam-1")
+            await theirs.online()
+            yield daemon, theirs
+    finally:
+        await asyncio.to_thread(daemon.end)
+        broker.stop()
+
+
+async def befall(faults: Faults, daemon: Daemon, what: str) -> None:
+    """Let it happen to a running camera, and let it be over when it was tried to bring it back."""
+    if what == "killed":
+        os.kill(daemon.children()[0], signal.SIGKILL)
+        return
+    if what == "frozen":
+        os.kill(daemon.children()[0], signal.SIGSTOP)
+        return
+    faults.begin(*what.split("+"))
+    if what != "stalled":
+        await asyncio.to_thread(
+            daemon.wait_for_status,
+            lambda s: s["camera"]["recovery"]["reopens"] + s["camera"]["recovery"]["restarts"] > 0,
+            GENEROUS_S,
+        )
+        faults.end()
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["stalled", "stalled+hang", "stalled+absent", "stalled+busy", "stalled+memory", "encoder", "killed", "frozen"],
+)
+async def test_viewers_stay_connected_and_are_told(tmp_path: Path, faults: Faults, what: str) -> None:
+    async with house(tmp_path) as (daemon, camera):
+        events = camera.events()
+        viewers = [Viewer(), Viewer()]
+        for viewer, quality in zip(viewers, ("hd", "sd"), strict=True):
+            await viewer.watch(camera, quality)
+            await viewer.more_pictures()
+        await befall(faults, daemon, what)
+        for viewer, width in zip(viewers, (640, 320), strict=True):
+            await viewer.told_of_a_stall()
+            await viewer.more_pictures(10)
+            assert viewer.pc.connectionState == "connected"
+            assert viewer.widths[-1] == width
+        notice = viewers[0].notices[0]
+        assert notice.code == "camera_stalled"
+        assert notice.message
+        assert len(await camera.sessions()) == 2
+        told = await camera.status()
+        assert told.camera is not None
+        tried = told.camera.recovery
+        assert tried.reopens + tried.restarts > 0
+        assert (tried.last, bool(tried.why), tried.at is not None) == (tried.last, True, True)
+        metrics = await asyncio.to_thread(daemon.metrics)
+        assert f'edge_camera_recoveries_total{{tried="reopen"}} {float(tried.reopens)}' in metrics
+        assert f'edge_camera_recoveries_total{{tried="restart"}} {float(tried.restarts)}' in metrics
+        kinds: list[str] = []
+        async with asyncio.timeout(GENEROUS_S):
+            while "camera.back" not in kinds:
+                kinds.append((await anext(events)).type)
+        assert kinds.index("camera.lost") < kinds.index("camera.recovering") < kinds.index("camera.back")
+        for viewer in viewers:
+            await viewer.close()
+
+
+async def test_a_viewer_changes_quality_on_its_connection(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, camera):
+        viewer = Viewer()
+        await viewer.watch(camera)
+        await viewer.more_pictures()
+        for quality, width in (("sd", 320), ("hd", 640), ("sd", 320)):
+            await camera.quality(viewer.session, quality)  # type: ignore[arg-type]
+            await viewer.sees(width)
+            assert (await camera.sessions())[0].quality == quality
+        await viewer.more_pictures()
+        # Each change was one cut: no picture of the other quality came in between.
+        runs = [width for at, width in enumerate(viewer.widths) if at == 0 or viewer.widths[at - 1] != width]
+        assert runs == [640, 320, 640, 320]
+        assert viewer.pc.connectionState == "connected"
+        await viewer.close()
+
+
+async def test_snapshot_and_controls_with_and_without_viewers(tmp_path: Path) -> None:
+    async with house(tmp_path) as (daemon, camera):
+        closed = await camera.snapshot(320)
+        assert closed[:2] == b"\xff\xd8"
+        await asyncio.to_thread(daemon.wait_for_status, lambda s: s["camera"]["state"] == "closed")
+        assert (await camera.set_controls({"fps": 15}))["fps"] == 15
+        viewer = Viewer()
+        await viewer.watch(camera)
+        await viewer.more_pictures()
+        decoder = VideoCodecContext.create("mjpeg", "r")
+        (picture,) = decoder.decode(av.Packet(await camera.snapshot())) + decoder.decode(None)
+        assert (picture.width, picture.height) == (640, 360)
+        await viewer.more_pictures()
+        await viewer.close()
+        daemon.stop()
+        daemon.start()
+        await camera.online()
+        status = await camera.status()
+        assert status.camera is not None
+        assert status.camera.controls == {"fps": 15}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_two_hundred_starts_and_stops_and_two_hundred_joins_leave_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path, idle_stop_s=0) as (daemon, camera):
+        assert daemon.process is not None
+
+        async def join() -> None:
+            viewer = Viewer()
+            await viewer.watch(camera)
+            await viewer.more_pictures(1)
+            await camera.close(viewer.session)
+            await viewer.close()
+            await asyncio.to_thread(daemon.wait_for_status, lambda s: s["camera"]["state"] == "closed")
+
+        def used() -> list[tuple[int, int, int]]:
+            return [use(pid) for pid in (daemon.process.pid, *daemon.children())]  # type: ignore[union-attr]
+
+        for _ in range(20):
+            await join()
+        before = used()
+        for _ in range(180):
+            await join()
+        after = used()
+        assert (await camera.status()).camera.restarts == 0  # type: ignore[union-attr]
+    for (rss_then, fds_then, threads_then), (rss, fds, threads) in zip(before, after, strict=True):
+        assert fds <= fds_then + 3, (before, after)
+        assert threads <= threads_then + 2, (before, after)
+        assert rss - rss_then < 12_000, (before, after)
+
+
+def use(pid: int) -> tuple[int, int, int]:
+    """Resident memory in kB, descriptors and threads of a process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]), sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()), int(status["Threads"])

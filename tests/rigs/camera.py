@@ -1,0 +1,63 @@
+"""The camera as the daemon has it, alone: its process, its access units, and every state that it told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from edge.camera.process import CameraProcess
+from edge.camera.settings import CameraSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from edge.camera.port import CameraState
+    from edge.core.access_unit import AccessUnit
+
+GENEROUS_S = 20.0
+SMALL = {"hd": {"width": 320, "height": 240}, "sd": {"width": 160, "height": 120}, "open_timeout_s": 15}
+
+
+class Daemon:
+    """One camera, its access units, and every state that was told."""
+
+    def __init__(self, command: Sequence[str] | None = None, **settings: object) -> None:
+        self.units: list[AccessUnit] = []
+        self.states: list[CameraState] = []
+        checked = CameraSettings.model_validate({**SMALL, **settings})
+        self.camera = CameraProcess(checked, self._unit, self._changed, command=command)
+        self._news = asyncio.Event()
+
+    def _unit(self, unit: AccessUnit) -> None:
+        self.units.append(unit)
+        self._news.set()
+
+    def _changed(self) -> None:
+        self.states.append(self.camera.state)
+        self._news.set()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(GENEROUS_S):
+            while not true():
+                self._news.clear()
+                await self._news.wait()
+
+    async def more_units(self, count: int = 3) -> None:
+        enough = len(self.units) + count
+        await self.until(lambda: len(self.units) >= enough)
+
+
+@asynccontextmanager
+async def running(command: Sequence[str] | None = None, **settings: object) -> AsyncIterator[Daemon]:
+    daemon = Daemon(command, **settings)
+    ready = asyncio.Event()
+    task = asyncio.create_task(daemon.camera.run(ready), name="camera")
+    try:
+        await daemon.until(lambda: ready.is_set() and daemon.camera.pid is not None)
+        yield daemon
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
