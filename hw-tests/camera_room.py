@@ -53,7 +53,9 @@ class CameraRoom:
     async def open(self) -> None:
         """Wait for the process, then for the camera, and keep how long either took."""
         begun_s = time.monotonic()
-        await self.until(lambda: self.camera.source is not None)
+        async with asyncio.timeout(PATIENCE_S):
+            while self.camera.source is None:
+                await asyncio.sleep(0.02)
         self.ready_s = time.monotonic() - begun_s
         begun_s = time.monotonic()
         self.camera.want(wanted=True)

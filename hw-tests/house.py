@@ -90,4 +90,4 @@ async def house(directory: Path, **camera: Any) -> AsyncIterator[House]:
             yield made
         finally:
             for viewer in made.viewers:
-                await viewer.leave()
+                await viewer.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from camera_room import PATIENCE_S, bitrate_bps, frame_rate, missed, open_camera
+from camera_room import bitrate_bps, frame_rate, missed, open_camera
 from edge.camera.settings import CameraSettings
 from edge.core.access_unit import Quality
 from figures import Figure, p95
@@ -156,10 +156,10 @@ async def test_pictures_come_again_after_a_kill(source: str, bounds: Bounds, rep
     async with open_camera(settings(source)) as room:
         killed = room.camera.pid
         assert killed is not None
-        begun_ns = time.monotonic_ns()
         os.kill(killed, signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE_S):
-            first = await room.next(true=lambda arrival: arrival.captured_ns > begun_ns + 1e8 and arrival.keyframe)
+        begun_ns = time.monotonic_ns()
+        first = await room.next(true=lambda arrival: arrival.captured_ns > begun_ns)
+        assert first.keyframe
         (arrivals,) = await room.record(WINDOW_S)
         assert room.camera.restarts == 1
         assert room.camera.pid != killed

@@ -37,9 +37,7 @@ async def cycle(stage: House, viewers: int) -> None:
     # Those that are left are sent away.
     await stage.camera.stop("soak")
     while stage.viewers:
-        viewer = stage.viewers.pop()
-        viewer.session = ""
-        await viewer.leave()
+        await stage.viewers.pop().close()
     await stage.until_status(lambda status: status.state == "closed")
 
 

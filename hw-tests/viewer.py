@@ -12,8 +12,6 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 if TYPE_CHECKING:
     import queue
-    from collections.abc import Callable
-
     from aiortc.rtp import RtpPacket
 
     from edge.client import Camera
@@ -59,16 +57,20 @@ class Viewer:
 
     async def sees(self, count: int, timeout_s: float = 60) -> None:
         """Wait for so many more pictures."""
-        await self.until(self.count_is(len(self.seen_ns) + count), timeout_s)
-
-    def count_is(self, count: int) -> Callable[[], bool]:
-        return lambda: len(self.seen_ns) >= count
-
-    async def until(self, true: Callable[[], bool], timeout_s: float) -> None:
+        enough = len(self.seen_ns) + count
         async with asyncio.timeout(timeout_s):
-            while not true():
+            while len(self.seen_ns) < enough:
                 self._news.clear()
                 await self._news.wait()
+
+    def longest_gap_s(self, since_ns: int) -> float:
+        """Between two pictures, of which the later one came after a moment."""
+        pairs = zip(self.seen_ns, self.seen_ns[1:], strict=False)
+        return max(later - earlier for earlier, later in pairs if later > since_ns) / 1e9
+
+    def frame_rate(self, since_ns: int) -> float:
+        """Until now, by the clock on the wall: pictures that stay away count."""
+        return sum(seen_ns > since_ns for seen_ns in self.seen_ns) * 1e9 / (time.monotonic_ns() - since_ns)
 
     @property
     def connected(self) -> bool:
@@ -79,8 +81,11 @@ class Viewer:
         return sum(entry.packetsLost for entry in stats.values() if entry.type == "inbound-rtp")
 
     async def leave(self) -> None:
-        if self.session:
-            await self._camera.close(self.session)
+        """End the session by a command, then our end of it."""
+        await self._camera.close(self.session)
+        await self.close()
+
+    async def close(self) -> None:
         await self._pc.close()
 
     async def _packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:

@@ -117,19 +117,21 @@ class Picamera2Source:
 
     def stop(self) -> None:
         self._sink = self._failed = None
-        camera, self._camera = self._camera, None
-        if camera is None:
-            return
+        if self._camera is not None:
+            self._close()
+            self._camera = None
+            # picamera2's parts are in circles: their descriptors, and a Pi's scarce buffers, go now, not some day.
+            gc.collect()
+
+    def _close(self) -> None:
+        camera = self._camera
         # Whatever it was that broke: the device is to be let go of, and what cannot be is the process's end.
-        for step in (camera.cancel_all_and_flush, camera.stop, lambda: self._end_encoders(camera), camera.close):
+        for step in (camera.cancel_all_and_flush, camera.stop, self._end_encoders, camera.close):
             try:
                 step()
             except Exception:
                 log.exception("while the camera closes")
         self._encoders.clear()
-        # Its preview and its allocator are in circles: their descriptors, and on a Pi the buffers, go now and not some day.
-        del camera
-        gc.collect()
 
     def encode_sd(self, *, on: bool) -> None:
         if on == (Quality.SD in self._encoders):
@@ -158,7 +160,7 @@ class Picamera2Source:
                 # A flip is made where the sensor is read out, so the camera has to begin again: a blink, no reopening.
                 with_sd = Quality.SD in self._encoders
                 self._camera.stop()
-                self._end_encoders(self._camera)
+                self._end_encoders()
                 self._begin()
                 self.encode_sd(on=with_sd)
             else:
@@ -246,10 +248,10 @@ class Picamera2Source:
         if self._bitrates[quality] != plan.max_bps:
             encoder.set_bitrate(self._bitrates[quality])
 
-    def _end_encoders(self, camera: Any) -> None:  # noqa: ANN401  picamera2's
+    def _end_encoders(self) -> None:
         while self._encoders:
             _, encoder = self._encoders.popitem()
-            camera.stop_encoder(encoder)
+            self._camera.stop_encoder(encoder)
 
     def _first_picture(self, begun_s: float) -> StreamFormat:
         self._came.wait(max(0.0, begun_s + self._first_picture_s - time.monotonic()))

@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
-    """What the demo decides of the daemon's settings. `camera`: `auto`, `synthetic`, or the path of a recording."""
+    """What the demo decides of the daemon's settings. `camera`: a source's name, or the path of a recording."""
 
     camera: str | Path
     viewers: int

@@ -81,7 +81,7 @@ def _options(arguments: list[str]) -> _Options:
     parser.add_argument("--api-port", default=8081, type=_port, metavar="PORT", help="of the daemon (default: 8081)")
     parser.add_argument("--mqtt-port", default=1883, type=_port, metavar="PORT", help="of the broker (default: 1883)")
     parser.add_argument(
-        "--camera", default="auto", type=_camera, metavar="auto|synthetic|file:PATH", help="(default: auto)"
+        "--camera", default="auto", type=_camera, metavar="auto|picamera2|synthetic|file:PATH", help="(default: auto)"
     )
     parser.add_argument("--viewers", default=5, type=_in_range(1, 200), metavar="N", help="how many may watch at once")
     parser.add_argument("--no-open", action="store_true", help="do not open a browser")
@@ -202,11 +202,11 @@ def _in_url(host: str) -> str:
 
 
 def _camera(text: str) -> str | Path:
-    if text in {"auto", "synthetic"}:
+    if text in {"auto", "picamera2", "synthetic"}:
         return text
     path = Path(text.removeprefix("file:")).expanduser().absolute()
     if not text.startswith("file:"):
-        raise argparse.ArgumentTypeError("one of auto, synthetic, file:PATH")
+        raise argparse.ArgumentTypeError("one of auto, picamera2, synthetic, file:PATH")
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {path}")
     return path

@@ -125,6 +125,60 @@ async def test_the_camera_process_is_killed_and_video_returns_on_the_same_connec
         assert status["viewers"]["connected"] == 2
 
 
+async def test_a_picture_that_stands_still_is_told_and_moves_again_on_the_same_connection(tmp_path: Path) -> None:
+    async with running(tmp_path, camera={"stall_s": 1}) as stack:
+        page = await stack.live_page()
+        await page.evaluate("window.first = window.viewer.pc")
+        (pid,) = stack.daemon.children()
+        os.kill(pid, signal.SIGSTOP)
+        await state(page, "stalled")
+        assert "The camera has stalled" in await page.inner_text("body")
+        assert "delivered no picture for 1 s" in await page.inner_text("body")
+        await state(page, "live")
+        await advances(page)
+        assert await page.evaluate("window.first === window.viewer.pc")
+        status = stack.daemon.status()
+        assert status is not None
+        recovery = status["camera"]["recovery"]
+        assert (recovery["stalls"], recovery["restarts"], recovery["last"]) == (1, 1, "restart")
+        assert status["last_error"]["code"] in {"camera_stalled", "camera_unavailable"}
+
+
+async def test_the_quality_changes_on_the_same_connection_without_a_black_picture(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        page = await stack.live_page()
+        other = await stack.live_page()
+        await page.evaluate("window.first = window.viewer.pc")
+        for width in (640, 1280):
+            await page.click("#quality")
+            await page.wait_for_function(f"document.getElementById('video').videoWidth === {width}", timeout=15_000)
+            assert await page.inner_text("#quality") == ("SD" if width == 640 else "HD")
+            assert await page.evaluate("document.body.dataset.state") == "live"
+            await advances(page)
+        assert await page.evaluate("window.first === window.viewer.pc")
+        assert await other.evaluate("document.getElementById('video').videoWidth") == 1280
+
+
+async def test_snapshots_and_controls_while_somebody_watches(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        page = await stack.live_page()
+
+        async def upright() -> bool:
+            """The clock's code is in the top rows."""
+            return await page.evaluate(READ_CODE) is not None
+
+        async def turned() -> bool:
+            return not await upright()
+
+        assert await upright()
+        assert (await stack.camera.set_controls({"flip_vertical": True}))["flip_vertical"] is True
+        await until(turned)
+        assert (await stack.camera.snapshot(640))[:2] == b"\xff\xd8"
+        await stack.camera.set_controls({"flip_vertical": None})
+        await until(upright)
+        await advances(page)
+
+
 async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
