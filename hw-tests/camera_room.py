@@ -119,8 +119,7 @@ def frame_rate(arrivals: Sequence[Arrival]) -> float:
 def missed(arrivals: Sequence[Arrival], fps: float) -> int:
     """Pictures that would have filled the gaps between those that came. Fails where they came out of order."""
     steps_s = [
-        (later.captured_ns - earlier.captured_ns) / 1e9
-        for earlier, later in zip(arrivals, arrivals[1:], strict=False)
+        (later.captured_ns - earlier.captured_ns) / 1e9 for earlier, later in zip(arrivals, arrivals[1:], strict=False)
     ]
     assert min(steps_s) > 0, "out of order"
     return sum(max(0, round(step_s * fps) - 1) for step_s in steps_s)
@@ -128,6 +127,6 @@ def missed(arrivals: Sequence[Arrival], fps: float) -> int:
 
 def bitrate_bps(arrivals: Sequence[Arrival]) -> float:
     # Of the first one it is not known which time it took.
-    return sum(arrival.size_bytes for arrival in arrivals[1:]) * 8e9 / (
-        arrivals[-1].captured_ns - arrivals[0].captured_ns
+    return (
+        sum(arrival.size_bytes for arrival in arrivals[1:]) * 8e9 / (arrivals[-1].captured_ns - arrivals[0].captured_ns)
     )

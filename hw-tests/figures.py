@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NOT_BOUNDED = "-"
+_LARGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class Figure:
 
     @property
     def bound(self) -> str:
-        told = [f"{sign} {limit:g}" for sign, limit in (("<=", self.at_most), (">=", self.at_least)) if limit is not None]
+        told = [
+            f"{sign} {limit:g}" for sign, limit in (("<=", self.at_most), (">=", self.at_least)) if limit is not None
+        ]
         return " ".join(told) or _NOT_BOUNDED
 
     def __str__(self) -> str:
-        value = "null" if self.value is None else f"{self.value:.3f}".rstrip("0").rstrip(".")
+        value = "null" if self.value is None else _short(self.value)
         verdict = "" if self.bound == _NOT_BOUNDED else "ok" if self.holds else "FAILED"
-        return f"{self.name:36}{value:>12} {self.unit:10}{self.bound:>12}  {verdict}".rstrip()
+        return f"{self.name:34}{value:>10} {self.unit:10}{self.bound:>20}  {verdict}".rstrip()
 
 
 class Report:
@@ -82,6 +85,10 @@ class Report:
             "failures": list(failures),
         }
         file.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= _LARGE else f"{value:.2f}"
 
 
 def p95(values: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge.contract.messages import CameraStatus
 
 PATIENCE_S = 60.0
+CLOSING_S = 1.5
 DEVICE = "cam-1"
 
 
@@ -63,6 +64,12 @@ class House:
             while not true(status := await self.status()):
                 await asyncio.sleep(0.05)
         return status
+
+    async def until_closed(self) -> None:
+        """Until the camera is released."""
+        await self.until_status(lambda status: status.state == "closed")
+        # It is said when the order was given; a camera takes its time to let go.
+        await asyncio.sleep(CLOSING_S)
 
     async def until_sessions(self, count: int) -> None:
         async with asyncio.timeout(PATIENCE_S):

@@ -33,7 +33,7 @@ async def test_first_frames(tmp_path: Path, source: str, bounds: Bounds, report:
     async with house(tmp_path, source=source, idle_stop_s=0.5) as stage:
         cold_ms, warm_ms = [], []
         for _ in range(COLD):
-            await stage.until_status(lambda status: status.state == "closed")
+            await stage.until_closed()
             cold_ms.append(await stage.join())
             await stage.leave()
         await stage.join()
@@ -60,9 +60,7 @@ async def load(stage: House, seconds: float) -> tuple[float, float]:
     return daemon, camera
 
 
-async def test_what_viewers_cost(
-    tmp_path: Path, source: str, bounds: Bounds, report: Report, minute_s: float
-) -> None:
+async def test_what_viewers_cost(tmp_path: Path, source: str, bounds: Bounds, report: Report, minute_s: float) -> None:
     window_s = max(SHORTEST_S, minute_s / 3)
     most_percent = {0: bounds.cpu_idle_percent, 1: bounds.cpu_one_percent, MOST_VIEWERS: bounds.cpu_five_percent}
     figures = []
@@ -75,15 +73,17 @@ async def test_what_viewers_cost(
             daemon, camera = await load(stage, window_s)
             rates = [viewer.frame_rate(begun_ns) for viewer in stage.viewers]
             figures += [
-                Figure(f"cpu_{viewers}_viewers_percent", daemon + camera, "% of a core", at_most=at_most),
-                Figure(f"cpu_{viewers}_viewers_daemon_percent", daemon, "% of a core"),
-                Figure(f"cpu_{viewers}_viewers_camera_percent", camera, "% of a core"),
+                Figure(f"cpu_{viewers}_viewers_percent", daemon + camera, "% core", at_most=at_most),
+                Figure(f"cpu_{viewers}_viewers_daemon_percent", daemon, "% core"),
+                Figure(f"cpu_{viewers}_viewers_camera_percent", camera, "% core"),
                 Figure(f"temperature_{viewers}_viewers_c", temperature_c(), "C", at_most=bounds.temperature_c),
             ]
             if viewers:
                 least_fps = bounds.frame_rate * FPS
                 figures.append(Figure(f"viewer_{viewers}_slowest_fps", min(rates), "fps", at_least=least_fps))
-        figures.append(Figure("viewer_packets_lost", sum([await one.packets_lost() for one in stage.viewers]), "packets"))
+        figures.append(
+            Figure("viewer_packets_lost", sum([await one.packets_lost() for one in stage.viewers]), "packets")
+        )
         assert len(await stage.camera.sessions()) == MOST_VIEWERS
     report.hold(*figures)
 

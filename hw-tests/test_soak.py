@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import time
 from typing import TYPE_CHECKING
@@ -38,7 +37,7 @@ async def cycle(stage: House, viewers: int) -> None:
     await stage.camera.stop("soak")
     while stage.viewers:
         await stage.viewers.pop().close()
-    await stage.until_status(lambda status: status.state == "closed")
+    await stage.until_closed()
 
 
 async def test_nothing_grows(tmp_path: Path, source: str, bounds: Bounds, report: Report, soak_s: float) -> None:
@@ -48,7 +47,6 @@ async def test_nothing_grows(tmp_path: Path, source: str, bounds: Bounds, report
         begun_s = time.monotonic()
         while time.monotonic() - begun_s < soak_s:
             await cycle(stage, 1 + len(taken) % 3)
-            await asyncio.sleep(0.5)
             taken.append((time.monotonic() - begun_s, Holding.of(pids[0]), Holding.of(pids[1])))
         assert (stage.daemon_pid, stage.camera_pid) == pids, "a process was replaced"
     warm = [sample for sample in taken if sample[0] > soak_s * WARM_UP]

@@ -23,14 +23,21 @@ SMALL = {"hd": {"width": 320, "height": 240}, "sd": {"width": 160, "height": 120
 class Daemon:
     """One camera, its access units, and every state that was told."""
 
-    def __init__(self, command: Sequence[str] | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        command: Sequence[str] | None = None,
+        tap: Callable[[AccessUnit], None] = lambda _: None,
+        **settings: object,
+    ) -> None:
         self.units: list[AccessUnit] = []
         self.states: list[CameraState] = []
         checked = CameraSettings.model_validate({**SMALL, **settings})
         self.camera = CameraProcess(checked, self._unit, self._changed, command=command)
+        self._tap = tap
         self._news = asyncio.Event()
 
     def _unit(self, unit: AccessUnit) -> None:
+        self._tap(unit)
         self.units.append(unit)
         self._news.set()
 
@@ -50,8 +57,11 @@ class Daemon:
 
 
 @asynccontextmanager
-async def running(command: Sequence[str] | None = None, **settings: object) -> AsyncIterator[Daemon]:
-    daemon = Daemon(command, **settings)
+async def running(
+    command: Sequence[str] | None = None, tap: Callable[[AccessUnit], None] = lambda _: None, **settings: object
+) -> AsyncIterator[Daemon]:
+    """The part, running, until the context ends. `tap` is told of each access unit first."""
+    daemon = Daemon(command, tap, **settings)
     ready = asyncio.Event()
     task = asyncio.create_task(daemon.camera.run(ready), name="camera")
     try:
