@@ -1,8 +1,8 @@
 """What each board has to hold, in one table.
 
-Only "other" was ever run, on a shared x86 machine with two cores and libcamera's virtual camera: those bounds are an order
-of magnitude above what it showed, so that they tell a fault and not a busy machine. The rows of the Raspberry Pis are
-estimates: nobody has run this on one yet. Who does, puts what was measured, and a margin, in their place.
+Only "other" was ever run, on a shared x86 machine with two cores and libcamera's virtual camera: those bounds are far
+above what it showed, so that they tell a fault and not a busy machine. The rows of the Raspberry Pis are estimates:
+nobody has run this on one yet. Who does, puts what was measured, and a margin, in their place.
 
 The estimates come from what is known of the boards: one core runs Python roughly 2 (Pi 4), 6 (Pi 3) and 8 times
 (Zero 2 W) slower than a Pi 5's; V4L2 hardware encodes on all but the Pi 5, which has libx264 alone.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The defaults are the same for every Raspberry Pi; what is slow or warm differs. All at 1280x720, 30 fps, 2 Mbit/s."""
+    """All at 1280x720, 30 fps and at most 2 Mbit/s. The defaults are of every Raspberry Pi: speed is what differs."""
 
     board: str
     models: str
@@ -33,8 +33,8 @@ class Bounds:
     snapshot_frame_rate: float = 0.9
     """While snapshots are taken, which occupy a core for as long as they take to encode."""
     latency_p50_ms: float
-    """From the start of exposure's readout: up to 33 ms of that, 10 to 15 in the ISP, 10 to 20 in either encoder, the rest
-    for Python."""
+    """From the first line that is read out: up to 33 ms of readout, 10 to 15 in the ISP, 10 to 20 in either encoder;
+    the rest for Python."""
     latency_p95_ms: float
     """One more frame interval."""
     keyframe_intervals: float = 2
@@ -46,9 +46,9 @@ class Bounds:
     recovery_s: float
     """0.4 s on x86; on a small board importing picamera2 alone takes seconds, see `SPAWN_TIMEOUT_S`."""
     cold_ms: float
-    """The first picture of a camera that was closed. Of the fastest board it is what the project aims at: bench/first_frame.py."""
+    """The first picture of a camera that was closed. A Pi 5's is what the project aims at, see bench/first_frame.py."""
     warm_ms: float
-    """Of a camera that is open: aimed at alike. The viewer's own handshake is on this board too."""
+    """Of a camera that is open; aimed at alike. The viewer's own handshake is this board's work too."""
     cpu_idle_percent: float
     """Daemon and camera process in percent of one core, nobody watching, the camera closed: a wake-up a second."""
     cpu_one_percent: float

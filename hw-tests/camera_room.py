@@ -7,15 +7,16 @@ import contextlib
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from edge.camera.port import CameraState
 from edge.camera.process import CameraProcess
 from edge.core.access_unit import AccessUnit, Quality
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from edge.camera.port import CameraState
     from edge.camera.settings import CameraSettings
 
 PATIENCE_S = 60.0
@@ -118,9 +119,7 @@ def frame_rate(arrivals: Sequence[Arrival]) -> float:
 
 def missed(arrivals: Sequence[Arrival], fps: float) -> int:
     """Pictures that would have filled the gaps between those that came. Fails where they came out of order."""
-    steps_s = [
-        (later.captured_ns - earlier.captured_ns) / 1e9 for earlier, later in zip(arrivals, arrivals[1:], strict=False)
-    ]
+    steps_s = [(later.captured_ns - earlier.captured_ns) / 1e9 for earlier, later in pairwise(arrivals)]
     assert min(steps_s) > 0, "out of order"
     return sum(max(0, round(step_s * fps) - 1) for step_s in steps_s)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from vitals import board_model
 
 from bounds import OTHER, Bounds, bounds_of
 from edge import __version__
 from figures import Report
+from vitals import board_model
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -39,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # amqtt leaves the connections of clients that went to the garbage collector.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <StreamWriter:ResourceWarning")
     drawn = config.getoption("source") == "synthetic"
     model = board_model()
     # The drawn picture is no board's camera, and libx264 encodes it on all of them.

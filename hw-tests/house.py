@@ -80,7 +80,13 @@ class House:
 @asynccontextmanager
 async def house(directory: Path, **camera: Any) -> AsyncIterator[House]:
     """All of it; at the end all viewers go, and the daemon's log must hold no traceback. `camera`: its settings."""
-    mqtt = {"host": "127.0.0.1", "port": free_port(), "tls": False, "version": "3.1.1", "reconnect_cap_s": 1}
+    mqtt: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": free_port(),
+        "tls": False,
+        "version": "3.1.1",
+        "reconnect_cap_s": 1,
+    }
     async with AsyncExitStack() as stack:
         stack.enter_context(no_decoder())
         await stack.enter_async_context(EmbeddedBroker(mqtt["host"], mqtt["port"]))

@@ -10,10 +10,9 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
+from figures import Figure
 from house import house
 from vitals import cpu_s, temperature_c
-
-from figures import Figure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,10 +6,9 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
+from figures import Figure
 from house import house
 from vitals import Holding
-
-from figures import Figure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -12,13 +13,14 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 if TYPE_CHECKING:
     import queue
+
     from aiortc.rtp import RtpPacket
 
     from edge.client import Camera
 
 
 def no_decoder() -> Any:
-    """While this context is open, aiortc's receivers throw whole pictures away, in the thread that would decode them."""
+    """In this context aiortc's receivers throw whole pictures away, in the thread that would decode them."""
 
     def drain(_loop: object, coded: queue.Queue[object], _pictures: object, _error: object) -> None:
         while coded.get() is not None:
@@ -42,8 +44,9 @@ class Viewer:
         self._receiver = self._pc.addTransceiver("video", direction="recvonly").receiver
         self._ssrc: int | None = None
         self._timestamp: int | None = None
-        # aiortc's jitter buffer gives a picture when the next one begins; the marker bit (RFC 6184, 5.1) is a frame sooner.
-        self._handle, self._receiver._handle_rtp_packet = self._receiver._handle_rtp_packet, self._packet
+        # aiortc's jitter buffer gives a picture when the next one begins; the marker bit (RFC 6184, 5.1) tells it.
+        self._handle = self._receiver._handle_rtp_packet
+        self._receiver._handle_rtp_packet = self._packet  # type: ignore[method-assign]
 
     async def join(self) -> float:
         """From the offer on its way to the first whole picture, in milliseconds."""
@@ -65,8 +68,7 @@ class Viewer:
 
     def longest_gap_s(self, since_ns: int) -> float:
         """Between two pictures, of which the later one came after a moment."""
-        pairs = zip(self.seen_ns, self.seen_ns[1:], strict=False)
-        return max(later - earlier for earlier, later in pairs if later > since_ns) / 1e9
+        return max(later - earlier for earlier, later in pairwise(self.seen_ns) if later > since_ns) / 1e9
 
     def frame_rate(self, since_ns: int) -> float:
         """Until now, by the clock on the wall: pictures that stay away count."""

@@ -41,5 +41,5 @@ class Holding:
     @classmethod
     def of(cls, pid: int) -> Holding:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        told = {name: value.split()[0] for name, _, value in (line.partition(":\t") for line in lines) if value}
-        return cls(int(told["VmRSS"]) / 1024, len(os.listdir(f"/proc/{pid}/fd")), int(told["Threads"]))
+        told = {name: value.split()[0] for name, _, value in (line.partition(":\t") for line in lines) if value.strip()}
+        return cls(int(told["VmRSS"]) / 1024, sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()), int(told["Threads"]))

@@ -10,25 +10,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def camera_devices() -> list[str]:
-    """The media devices that libcamera opens a camera by."""
-    return sorted(str(path) for path in Path("/dev").glob("media*"))
+def camera_devices() -> list[Path]:
+    """The media devices; libcamera locks those of a camera that it acquires."""
+    return sorted(Path("/dev").glob("media*"))
 
 
-def holders_of(devices: Iterable[str], proc: Path = Path("/proc")) -> list[str]:
-    """The other processes that have one of these files open, as `name (process id)`.
+def holders_of(devices: Iterable[Path]) -> list[str]:
+    """The other processes that hold a lock on one of these files, as `name (process id)`.
 
-    Only those that this process may look at: its own user's, or all for root.
+    Source: proc_locks(5); libcamera's MediaDevice::lock, which is lockf(3).
     """
-    wanted = set(devices)
-    found = []
-    for process in proc.iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
+    inodes = {device.stat().st_ino for device in devices if device.exists()}
+    found = set()
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        # A blocked waiter has an arrow in the second place.
+        if len(fields) < 8 or not fields[4].isdigit():
             continue
-        try:
-            opened = {os.readlink(entry) for entry in (process / "fd").iterdir()}  # noqa: PTH115  what is linked may be gone
-            if opened & wanted:
-                found.append(f"{(process / 'comm').read_text().strip()} ({process.name})")
-        except OSError:
-            continue
+        pid, inode = int(fields[4]), int(fields[5].rpartition(":")[2])
+        if inode in inodes and pid != os.getpid():
+            found.add(f"{_name(pid)} ({pid})")
     return sorted(found)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "process"

@@ -26,6 +26,7 @@ from edge.camera.port import Opening
 from edge.core.access_unit import AccessUnit, Quality, StreamFormat
 from edge.core.annexb import NAL_SPS, BadBitstream, is_keyframe, nal_type, profile_level_id, split_annexb
 from edge.core.camera_controls import still_taken
+from edge.core.h264_profile import read_profile_level
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from edge.camera.port import Plan
     from edge.core.camera_controls import Offered, Values
+    from edge.core.h264_profile import ProfileLevel
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Picamera2Source:
         self._failed: Callable[[str], None] | None = None
         self._first: AccessUnit | None = None
         self._trouble: str | None = None
+        self._promised: ProfileLevel | None = None
         self._came = threading.Event()
         # Importing takes seconds on a small board: now, while nobody waits. What is wrong is told by `start`.
         with contextlib.suppress(CameraUnavailable):
@@ -193,12 +196,12 @@ class Picamera2Source:
         self._values = still_taken(self._values, self._offered)
         self._camera.set_controls({**to_libcamera({"fps": None, **self._values}, advertised, plan.fps)})
         self._came.clear()
-        self._first = self._trouble = None
+        self._first = self._trouble = self._promised = None
         self._start_encoder(Quality.HD)
         self._camera.start()
 
     def _configure(self) -> None:
-        from libcamera import Transform  # noqa: PLC0415  comes with picamera2
+        from libcamera import ColorSpace, Transform  # noqa: PLC0415  comes with picamera2
 
         from edge.camera.picamera2_encoders import CHOSEN  # noqa: PLC0415
 
@@ -213,6 +216,7 @@ class Picamera2Source:
             main={"size": (hd.width, hd.height), "format": asked},
             lores={"size": (sd.width, sd.height), "format": asked},
             transform=flips,
+            colour_space=ColorSpace.Rec709(),
             buffer_count=_BUFFERS,
         )
         camera.configure(config)
@@ -271,13 +275,24 @@ class Picamera2Source:
             return
         try:
             unit = AccessUnit(payload, captured_ns, keyframe and is_keyframe(payload), quality)
+            if unit.keyframe:
+                self._check_promise(quality, payload)
         except BadBitstream as exc:
-            self._broke(f"the encoder made no H.264: {exc}")
+            self._broke(f"the encoder does not keep to the stream's format: {exc}")
             return
         if quality is Quality.HD and self._first is None and unit.keyframe:
             self._first = unit
             self._came.set()
         sink(unit)
+
+    def _check_promise(self, quality: Quality, payload: bytes) -> None:
+        """Viewers were answered with the profile and level of HD's first picture, and may be given SD at any time."""
+        found = profile_level_id(next(nal for nal in split_annexb(payload) if nal_type(nal) == NAL_SPS))
+        if self._promised is None:
+            self._promised = read_profile_level(found)
+        promised, now = self._promised, read_profile_level(found)
+        if promised is None or now is None or now.profile is not promised.profile or not promised.carries(now):
+            raise BadBitstream(f"{quality} is {found}, answered was {promised and promised.text}")
 
     def _broke(self, message: str) -> None:
         """From the encoder's thread; told once."""

@@ -11,9 +11,12 @@ LOW_LATENCY = {
     "profile": "baseline",
     "sc_threshold": "0",
     "forced-idr": "1",
-    "x264-params": "annexb=1:repeat-headers=1:slices=1",
+    "x264-params": "annexb=1:repeat-headers=1:slices=1:colorprim=bt709:transfer=bt709:colormatrix=bt709",
 }
-"""One slice a picture, no B-frames, SPS and PPS in front of every keyframe, and every keyframe an IDR picture."""
+"""One slice a picture, no B-frames, SPS and PPS in front of every keyframe, and every keyframe an IDR picture.
+
+The colours are said, since players guess them by the size, and a change between HD and SD would show.
+"""
 
 
 def rate_options(most_bps: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -22,11 +23,12 @@ from edge.camera.port import Plan
 from edge.camera.synthetic import SyntheticSource
 from edge.core.access_unit import AccessUnit, Quality
 from edge.core.annexb import NAL_SPS, is_keyframe, nal_type, profile_level_id, split_annexb
+from edge.core.h264_profile import read_profile_level
+from edge.core.offer import read_offer
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from edge.camera.port import Source
 
@@ -34,6 +36,7 @@ FPS = 30
 RECORDED_PICTURES = 20
 WIDTH, HEIGHT = 320, 240
 GENEROUS_S = 20.0
+OFFERS = Path(__file__).parents[1] / "offers"
 
 
 @dataclass
@@ -253,6 +256,28 @@ def test_the_stream_is_constrained_baseline_at_the_level_it_needs(
     assert (profile_idc, constraints & 0x40) == (66, 0x40)
     assert level_idc == level
     assert (frame.width, frame.height) == (told.width, told.height) == (width, height)
+
+
+@pytest.mark.parametrize(("width", "height", "max_bps", "level"), SIZES)
+def test_the_answer_is_true_for_both_qualities_at_every_size(
+    make_camera: Callable[..., Source], width: int, height: int, max_bps: int, level: int
+) -> None:
+    """A viewer is answered once, from HD's format, and may be given either on that connection."""
+    sink = Sink()
+    source = make_camera(plan(width, height, max_bps))
+    stream = read_profile_level(source.start({}, sink.unit, sink.failed).format.profile_level_id)
+    source.encode_sd(on=True)
+    firsts = [sink.wait_for(1, quality)[0] for quality in Quality]
+    source.stop()
+    assert stream is not None
+    answered = read_profile_level(read_offer((OFFERS / "chrome.sdp").read_text()).choose(stream).profile_level_id)
+    assert answered is not None
+    for first in firsts:
+        sps = next(nal for nal in split_annexb(first.payload) if nal_type(nal) == NAL_SPS)
+        sent = read_profile_level(profile_level_id(sps))
+        assert sent is not None
+        assert sent.profile is answered.profile
+        assert answered.carries(sent)
 
 
 def test_keyframes_stay_within_the_rate_buffer(make_camera: Callable[..., Source]) -> None:
