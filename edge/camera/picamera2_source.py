@@ -107,6 +107,7 @@ class Picamera2Source:
         library = load()
         begun_s = time.monotonic()
         self._sink, self._failed = sink, failed
+        self._promised = None
         self._values = dict(values)
         try:
             with _told_in_words():
@@ -196,7 +197,7 @@ class Picamera2Source:
         self._values = still_taken(self._values, self._offered)
         self._camera.set_controls({**to_libcamera({"fps": None, **self._values}, advertised, plan.fps)})
         self._came.clear()
-        self._first = self._trouble = self._promised = None
+        self._first = self._trouble = None
         self._start_encoder(Quality.HD)
         self._camera.start()
 
@@ -221,6 +222,8 @@ class Picamera2Source:
         )
         camera.configure(config)
         got = camera.camera_configuration()
+        if got["transform"] != flips:
+            raise CameraUnavailable(f"the camera cannot be flipped so: {flips} became {got['transform']}")
         for quality, plan in self._plans.items():
             stream = got[_STREAMS[quality]]
             if tuple(stream["size"]) != (plan.width, plan.height):

@@ -40,10 +40,16 @@ for module in (libcamera, numpy, simplejpeg, picamera2, av, aiortc):
 
 @pytest.mark.timeout(600)
 def test_the_contract_of_sources(root: CameraRoot) -> None:
-    passes(root, "tests/contract/test_source.py", timeout_s=580)
+    passes(root, "tests/contract/test_source.py", "-k", "picamera2", timeout_s=580)
 
 
-@pytest.mark.parametrize("file", ["test_recovery.py", "test_encoders.py", "test_viewers.py"])
 @pytest.mark.timeout(600)
-def test_on_the_virtual_camera(root: CameraRoot, file: str) -> None:
-    passes(root, f"tests/picamera2/{file}", timeout_s=580)
+def test_encoders(root: CameraRoot) -> None:
+    passes(root, "tests/picamera2/test_encoders.py", timeout_s=580)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["recovery", "viewers"])
+@pytest.mark.timeout(900)
+def test_on_the_virtual_camera(root: CameraRoot, what: str) -> None:
+    passes(root, f"tests/picamera2/test_{what}.py", timeout_s=880)

@@ -385,6 +385,27 @@ def test_a_snapshot_leaves_no_gap(make_camera: Callable[..., Source], width: int
     assert sorted(steps)[len(steps) // 2] == pytest.approx(1e9 / FPS, rel=0.3)
 
 
+def test_a_flip_is_a_blink_that_decodes_on(make_camera: Callable[..., Source]) -> None:
+    sink = Sink()
+    source = make_camera()
+    source.start({}, sink.unit, sink.failed)
+    source.encode_sd(on=True)
+    sink.wait_for(5, Quality.SD)
+    source.set_controls({"flip_vertical": True, "flip_horizontal": True})
+    for quality in Quality:
+        sink.wait_for(len(sink.of(quality)) + 10, quality)
+    source.set_controls({"flip_vertical": None})
+    for quality in Quality:
+        sink.wait_for(len(sink.of(quality)) + 10, quality)
+    source.stop()
+    for quality in Quality:
+        units = sink.of(quality)
+        assert [frame.pts for frame in pictures(units)] == list(range(len(units)))
+        steps = [later.captured_ns - earlier.captured_ns for earlier, later in itertools.pairwise(units)]
+        assert min(steps) > 0
+        assert max(steps) < 1e9
+
+
 def test_the_drawn_camera_is_set_as_a_real_one_is() -> None:
     source = synthetic()
     sink = Sink()

@@ -255,6 +255,43 @@ def test_quick_holds_with_arguments_too(checkout: Checkout) -> None:
     assert checkout.dev("test", "tests/unit").stdout == "ran -m pytest tests/unit\n"
 
 
+def test_the_hardware_tests_are_pytest_with_their_own_options(checkout: Checkout) -> None:
+    told = checkout.dev("hw-test", "--minute", "5")
+    assert told.stdout == "ran -m pytest -v -o pythonpath=. hw-tests hw-tests --minute 5\n", told.stderr
+
+
+# A host on this machine: its home is beside the checkout.
+SSH = """#!/bin/sh
+[ "$1" != -t ] || shift
+echo "$1" >>hosts && cd ../home && exec sh -c "$2"
+"""
+
+
+def test_over_ssh_the_checkout_is_copied_and_the_report_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    checkout, there = Checkout(tmp_path / "here"), tmp_path / "home/edge-streamer-hw-test"
+    (checkout.directory / "tools/ssh").write_text(SSH)
+    (checkout.directory / "tools/ssh").chmod(0o755)
+    (checkout.directory / "hw-tests").mkdir()
+    shutil.copy(ROOT / "hw-tests/over_ssh.sh", checkout.directory / "hw-tests")
+    (checkout.directory / ".git").mkdir()
+    (checkout.directory / "dev").write_text(
+        '#!/bin/sh\n[ "$2" != --ssh ] || exec hw-tests/over_ssh.sh "$3" --json report.json "$4" "$5"\n'
+        'printf "%s|" "$@" && echo measured >hw-tests/hw-report.json && exit 3\n'
+    )
+    for kept in (there / "old.py", there / ".venv/stamp"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.touch()
+    told = checkout.dev("hw-test", "--ssh", "pi@camera", "-k", "it's and that")
+    assert (told.returncode, told.stdout) == (3, "hw-test|-k|it's and that|"), told.stderr
+    assert (checkout.directory / "report.json").read_text() == "measured\n"
+    assert set((checkout.directory / "hosts").read_text().split()) == {"pi@camera"}
+    assert (there / ".ci/pip/pip-1.whl").exists()
+    assert not (there / "old.py").exists()
+    assert not (there / ".git").exists()
+    assert (there / ".venv/stamp").exists()
+
+
 def test_lint_needs_no_programs_to_test_against(tools: Path) -> None:
     (tools / "python3").symlink_to("/usr/bin/python3")
     (tools / "id").unlink()
