@@ -56,7 +56,7 @@ def offered(advertised: Advertised, fps: int) -> dict[str, Offered]:
             known = isinstance(default, int) and default < len(words)
             offers[name] = Offered(choices=choices, default=words[default] if known else None)
     if "ScalerCrop" in advertised:
-        offers["zoom"] = Offered(_SMALLEST_ZOOM, 1.0)
+        offers["zoom"] = Offered(_SMALLEST_ZOOM, 1.0, region=True)
     offers |= {name: Offered(default=False) for name in FLIPS}
     shortest_us, longest_us, _ = advertised.get("FrameDurationLimits", (None, None, None))
     if shortest_us and longest_us:

@@ -16,16 +16,21 @@ Values: TypeAlias = "dict[str, Any]"
 None: what the camera does by itself."""
 
 
+_SIDES = {"x", "y", "width", "height"}
+_ROUNDING = 1e-9
+
+
 @dataclass(frozen=True, slots=True)
 class Offered:
     """What a camera takes for one control: numbers within bounds, or words; a flag has neither.
 
-    For `zoom` the bounds are those of the region's width and height.
+    `region`: the bounds are those of its width and height.
     """
 
     lowest: float | None = None
     highest: float | None = None
     choices: tuple[str, ...] = ()
+    region: bool = False
     default: Any = None
 
     def __str__(self) -> str:
@@ -36,14 +41,24 @@ class Offered:
     def takes(self, value: Any) -> bool:  # noqa: ANN401  whatever a message holds
         if self.choices:
             return value in self.choices
-        if isinstance(value, dict):
-            return all(self._within(value[side]) for side in ("width", "height"))
-        if self.lowest is None:
-            return isinstance(value, bool)
-        return not isinstance(value, bool) and isinstance(value, int | float) and self._within(value)
+        if self.region:
+            return isinstance(value, dict) and value.keys() == _SIDES and self._takes_region(**value)
+        return self._within(value) if self.lowest is not None else isinstance(value, bool)
 
-    def _within(self, value: float) -> bool:
-        return self.lowest is not None and self.highest is not None and self.lowest <= value <= self.highest
+    def _takes_region(self, x: Any, y: Any, width: Any, height: Any) -> bool:  # noqa: ANN401
+        if not all(_is_number(side) for side in (x, y, width, height)) or x < 0 or y < 0:
+            return False
+        inside = x + width <= 1 + _ROUNDING and y + height <= 1 + _ROUNDING
+        return inside and self._within(width) and self._within(height)
+
+    def _within(self, value: Any) -> bool:  # noqa: ANN401
+        assert self.lowest is not None
+        assert self.highest is not None
+        return _is_number(value) and self.lowest <= value <= self.highest
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check(values: Mapping[str, Any], offered: Mapping[str, Offered]) -> None:
