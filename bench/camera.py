@@ -149,6 +149,9 @@ def main() -> None:
     report(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
+    missed = [name for name, target in TARGETS.items() if found["ours"][name] > target]
+    if missed:
+        sys.exit(f"over its target: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

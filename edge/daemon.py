@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from edge import __version__
-from edge.camera.port import CameraState, Opening
+from edge.camera.port import CameraState
 from edge.camera.process import CameraProcess
 from edge.contract.messages import (
     BrokerStatus,
@@ -124,8 +124,6 @@ class _Seen:
     error: CameraUnavailable | None = None
     reopens: int = 0
     restarts: int = 0
-    sd_error: str | None = None
-    opening: Opening | None = None
 
     @property
     def running(self) -> bool:
@@ -154,7 +152,9 @@ class Daemon:
         self._topics = Topics(settings.device.id, settings.mqtt.prefix)
         self._wish = StreamWish(KeptFile(settings.state.dir / "wish.json"))
         controls = KeptFile(settings.state.dir / "controls.json")
-        self._camera = CameraProcess(settings.camera, self._push, self._camera_changed, values=controls.read())
+        self._camera = CameraProcess(
+            settings.camera, self._push, self._camera_changed, self._sd_failed, values=controls.read()
+        )
         self._hub = Hub(self._camera, time.monotonic, self._counters)
         self._unit_s = time.monotonic()
         self._broker = PahoBroker(
@@ -186,7 +186,7 @@ class Daemon:
             refused=self._remember,
             counters=self._counters,
         )
-        self._broker.listen(self._commands.receive, self._outbox.link)
+        self._broker.listen(self._commands.receive, self._link)
         app = make_app(self._sessions, self._camera_use, self.status, self.unwell)
         self._api = LocalServer(app, settings.api)
         self._supervision = Supervision(self.status_line, self.unwell)
@@ -244,7 +244,7 @@ class Daemon:
             encoder=stream.encoder if stream else None,
             width=stream.width if stream else None,
             height=stream.height if stream else None,
-            fps=stream.fps if stream else None,
+            fps=camera.values.get("fps", stream.fps) if stream else None,
             profile_level_id=stream.profile_level_id if stream else None,
             restarts=camera.restarts,
             recovery=RecoveryStatus(
@@ -288,9 +288,7 @@ class Daemon:
 
     def _camera_changed(self) -> None:
         camera, before = self._camera, self._last_camera
-        now = self._last_camera = _Seen(
-            camera.state, camera.error, camera.reopens, camera.restarts, camera.sd_error, camera.opening
-        )
+        now = self._last_camera = _Seen(camera.state, camera.error, camera.reopens, camera.restarts)
         if now.tries > before.tries:
             self._recovered_at = datetime.now(UTC)
             remedy, why, _ = camera.recovery
@@ -304,11 +302,18 @@ class Daemon:
         if now.error and now.error is not before.error:
             self._remember(now.error)
             self._outbox.notice("camera.lost", None, {"error": now.error.message, "code": now.error.code, **now.counts})
-        if now.sd_error and now.sd_error != before.sd_error:
-            self._hub.no_sd(now.sd_error)
-            self._outbox.notice("camera.sd_failed", None, {"error": now.sd_error})
         self._sessions.camera_changed(now.error, running=now.running)
         self._outbox.status_changed()
+
+    def _sd_failed(self, why: str) -> None:
+        self._hub.no_sd(why)
+        self._outbox.notice("camera.sd_failed", None, {"error": why})
+        self._outbox.status_changed()
+
+    def _link(self, up: bool) -> None:
+        self._outbox.link(up)
+        if up:
+            self._sessions.tell_camera_again()
 
     def _tell_encoder(self) -> None:
         if (opening := self._camera.opening) is not None:

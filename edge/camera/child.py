@@ -97,7 +97,7 @@ class CameraChild:
         self._source = source
         self._open = False
         self._outbox = Outbox()
-        self._todo: queue.SimpleQueue[Order | Failed | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[Order | Failed | SdFailed | None] = queue.SimpleQueue()
         self._short: set[Quality] = set()
 
     def run(self) -> NoReturn:
@@ -109,7 +109,7 @@ class CameraChild:
         self._source.stop()
         os._exit(0)
 
-    def _obey(self, todo: Order | Failed) -> None:
+    def _obey(self, todo: Order | Failed | SdFailed) -> None:
         match todo:
             case Start(values):
                 self._start(values)
@@ -121,21 +121,33 @@ class CameraChild:
             case _ if self._open:
                 self._obey_open(todo)
 
-    def _obey_open(self, todo: Order | Failed) -> None:
+    def _obey_open(self, todo: Order | Failed | SdFailed) -> None:
         match todo:
             case Failed():
-                self._stop()
-                self._outbox.report(todo, opens=False)
+                self._fail(todo.message)
+            case SdFailed(message):
+                self._encode_sd(on=False)
+                self._outbox.report(SdFailed(message))
             case EncodeSd(on):
-                try:
-                    self._source.encode_sd(on=on)
-                except CameraUnavailable as exc:
-                    self._outbox.report(SdFailed(exc.message))
+                self._encode_sd(on=on)
             case MakeKeyframe(quality):
                 self._short.discard(quality)
                 self._source.request_keyframe(quality)
             case SetBitrate(quality, bitrate_bps):
                 self._source.set_bitrate(quality, bitrate_bps)
+
+    def _encode_sd(self, *, on: bool) -> None:
+        try:
+            self._source.encode_sd(on=on, failed=lambda message: self._todo.put(SdFailed(message)))
+        except CameraUnavailable as exc:
+            if on:
+                self._outbox.report(SdFailed(exc.message))
+            else:
+                self._fail(exc.message)
+
+    def _fail(self, message: str) -> None:
+        self._stop()
+        self._outbox.report(Failed(message), opens=False)
 
     def _answer(self, order: SetControls | TakeSnapshot) -> Done:
         if not self._open:

@@ -76,7 +76,7 @@ class FileSource:
             self._thread.join()
             self._thread = None
 
-    def encode_sd(self, *, on: bool) -> None:
+    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:  # noqa: ARG002
         if on:
             raise CameraUnavailable("a recording has one quality")
 

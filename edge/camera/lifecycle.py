@@ -80,6 +80,8 @@ class Lifecycle:
     """The last that was tried."""
     why: str = ""
     """What the last remedy was for."""
+    _had_pictures: bool = False
+    """Since it is wanted: so those who watch see a picture that stands still."""
     _again_due: bool = False
     _tries: int = 0
     _backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.25, cap_s=5.0))
@@ -157,6 +159,7 @@ class Lifecycle:
             self.hurry(now_s)
         if not wanted:
             self.error = None
+            self._had_pictures = False
         self.wanted = wanted
 
     def hurry(self, now_s: float) -> None:
@@ -174,6 +177,7 @@ class Lifecycle:
             self.phase = Phase.RUNNING
             self.opening = opening
             self.error = None
+            self._had_pictures = True
             self._unit_s = now_s
             if self._healthy_from_s is None:
                 self._healthy_from_s = now_s
@@ -220,12 +224,10 @@ class Lifecycle:
         return Effect.KILL
 
     def _again(self, message: str, now_s: float) -> None:
-        # What was running has viewers, who see a picture that stands still.
-        stalled = self.phase is Phase.RUNNING
         self.opening = None
         self.why = message
         if self.wanted:
-            self.error = CameraUnavailable(message, code=Code.CAMERA_STALLED if stalled else None)
+            self.error = CameraUnavailable(message, code=Code.CAMERA_STALLED if self._had_pictures else None)
         if self._healthy(now_s):
             self._backoff.reset()
         self._healthy_from_s = None

@@ -77,6 +77,8 @@ def to_libcamera(values: Values, advertised: Advertised, fps: int) -> dict[str, 
         elif name in _WORDS:
             theirs, words = _WORDS[name]
             controls[theirs] = advertised[theirs][2] if value is None else words.index(value)
+            if (name, value) == ("autofocus", "auto"):
+                controls["AfTrigger"] = 0  # this mode focuses once, and only when it is told to start
         elif name == "zoom":
             controls["ScalerCrop"] = crop(value, advertised["ScalerCrop"][2] or advertised["ScalerCrop"][1])
         elif name == "fps":

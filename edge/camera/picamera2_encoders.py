@@ -41,6 +41,8 @@ class _Live:
     on_failed: Callable[[str], None]
     firsttimestamp: int | None
     broken = False
+    ending = False
+    """Set before it is stopped: stopping holds its lock, which the camera's event loop must not wait for."""
     _stream: Any
 
     def outputframe(
@@ -77,6 +79,19 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
         every = max(1, round(keyframe_interval_s * plan.fps))
         super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=every, framerate=plan.fps, profile=_PROFILE)
 
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except BaseException:
+            # picamera2 leaves its poll thread, which spins, and the device open.
+            self._running = False
+            thread = getattr(self, "thread", None)
+            if thread is not None:
+                thread.join()
+            if self.vd is not None:
+                self.vd.close()
+            raise
+
     def set_bitrate(self, bitrate_bps: int) -> None:
         """picamera2 reads its attribute at the start only; the driver takes the control at any time."""
         self.bitrate = bitrate_bps
@@ -89,7 +104,7 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
 
     def encode(self, stream: object, request: object) -> None:
         try:
-            if not self.broken:
+            if not self.broken and not self.ending:
                 super().encode(stream, request)
         except Exception as exc:  # noqa: BLE001  told as a failure
             self.failed(exc)
@@ -132,7 +147,7 @@ class SoftwareEncoder(_Live, LibavH264Encoder):  # type: ignore[misc]
 
     def encode(self, stream: object, request: object) -> None:
         try:
-            if not self.broken:
+            if not self.broken and not self.ending:
                 super().encode(stream, request)
         except Exception as exc:  # noqa: BLE001  told as a failure
             self.failed(exc)

@@ -12,6 +12,7 @@ import gc
 import importlib
 import importlib.metadata
 import logging
+import os
 import re
 import threading
 import time
@@ -78,6 +79,10 @@ def finds_a_camera() -> bool:
         return False
 
 
+class FlipRefused(CameraUnavailable):
+    """The camera does not turn its picture so."""
+
+
 class Picamera2Source:
     """One camera. `open_timeout_s`: how long it may take until its first picture."""
 
@@ -96,6 +101,7 @@ class Picamera2Source:
         self._sink: Callable[[AccessUnit], None] | None = None
         self._failed: Callable[[str], None] | None = None
         self._first: AccessUnit | None = None
+        self._sd_failed: Callable[[str], None] = lambda _: None
         self._trouble: str | None = None
         self._promised: ProfileLevel | None = None
         self._came = threading.Event()
@@ -112,7 +118,12 @@ class Picamera2Source:
         try:
             with _told_in_words():
                 self._camera = library.Picamera2(self._number)
-                self._begin()
+                try:
+                    self._begin()
+                except FlipRefused as exc:
+                    log.warning("%s: opened without", exc.message)
+                    self._values = {name: value for name, value in self._values.items() if name not in FLIPS}
+                    self._begin()
             stream = self._first_picture(begun_s)
         except BaseException:
             self.stop()
@@ -137,14 +148,15 @@ class Picamera2Source:
                 log.exception("while the camera closes")
         self._encoders.clear()
 
-    def encode_sd(self, *, on: bool) -> None:
+    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:
         if on == (Quality.SD in self._encoders):
             return
-        if on:
-            with _told_in_words():
+        with _told_in_words():
+            if on:
+                self._sd_failed = failed
                 self._start_encoder(Quality.SD)
-        else:
-            self._camera.stop_encoder(self._encoders.pop(Quality.SD))
+            else:
+                self._end_encoder(Quality.SD)
 
     def request_keyframe(self, quality: Quality) -> None:
         if quality in self._encoders:
@@ -154,22 +166,34 @@ class Picamera2Source:
         plan = self._plans[quality]
         self._bitrates[quality] = min(plan.max_bps, max(plan.min_bps, bitrate_bps))
         if quality in self._encoders:
-            self._encoders[quality].set_bitrate(self._bitrates[quality])
+            try:
+                self._encoders[quality].set_bitrate(self._bitrates[quality])
+            except OSError as exc:
+                log.warning("the driver does not take the bitrate: %s", exc)
 
     def set_controls(self, values: Values) -> None:
-        turned = any(name in FLIPS and value != self._values.get(name, False) for name, value in values.items())
-        self._values = still_taken({**self._values, **values}, self._offered)
+        before = self._values
+        turned = any(bool(values[name]) != bool(before.get(name)) for name in FLIPS if name in values)
+        self._values = still_taken({**before, **values}, self._offered)
         with _told_in_words():
-            if turned:
-                # A flip is made where the sensor is read out, so the camera has to begin again: a blink, no reopening.
-                with_sd = Quality.SD in self._encoders
-                self._camera.stop()
-                self._end_encoders()
-                self._begin()
-                self.encode_sd(on=with_sd)
-            else:
+            if not turned:
                 advertised = self._camera.camera_controls
                 self._camera.set_controls(to_libcamera(values, advertised, self._plans[Quality.HD].fps))
+                return
+            try:
+                self._begin_again()
+            except CameraUnavailable:
+                self._values = before
+                self._begin_again()
+                raise
+
+    def _begin_again(self) -> None:
+        """A flip is made where the sensor is read out, so the camera has to begin again: a blink, no reopening."""
+        with_sd = Quality.SD in self._encoders
+        self._camera.stop()
+        self._end_encoders()
+        self._begin()
+        self.encode_sd(on=with_sd, failed=self._sd_failed)
 
     def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
         with _told_in_words():
@@ -213,17 +237,23 @@ class Picamera2Source:
             self._too_much(f"{hd.width}x{hd.height}")
         flips = Transform(hflip=self._values.get(FLIPS[0]) or False, vflip=self._values.get(FLIPS[1]) or False)
         asked = CHOSEN.formats[0]
+        # picamera2 takes the mode that is nearest in size, which often shows a part of the field. At half its
+        # resolution every sensor of the Pi's own reads the whole, and still fast enough.
+        half = wide // 2, high // 2
+        size = half if half[0] >= hd.width and half[1] >= hd.height else (hd.width, hd.height)
         config = camera.create_video_configuration(
             main={"size": (hd.width, hd.height), "format": asked},
             lores={"size": (sd.width, sd.height), "format": asked},
             transform=flips,
             colour_space=ColorSpace.Rec709(),
+            raw=None,  # its buffers are larger than all the others
+            sensor={"output_size": size},
             buffer_count=_BUFFERS,
         )
         camera.configure(config)
         got = camera.camera_configuration()
         if got["transform"] != flips:
-            raise CameraUnavailable(f"the camera cannot be flipped so: {flips} became {got['transform']}")
+            raise FlipRefused(f"the camera cannot be flipped so: {flips} became {got['transform']}")
         for quality, plan in self._plans.items():
             stream = got[_STREAMS[quality]]
             if tuple(stream["size"]) != (plan.width, plan.height):
@@ -237,7 +267,7 @@ class Picamera2Source:
             self._too_much(f"{hd.width}x{hd.height} at {hd.fps} fps")
 
     def _too_much(self, asked: str) -> None:
-        raise CameraUnavailable(f"the sensor does not offer {asked}; it has {', '.join(_modes(self._camera))}")
+        raise CameraUnavailable(f"the sensor does not offer {asked}; it has {', '.join(sensor_modes(self._camera))}")
 
     def _start_encoder(self, quality: Quality) -> None:
         from edge.camera.picamera2_encoders import CHOSEN  # noqa: PLC0415
@@ -249,16 +279,20 @@ class Picamera2Source:
             raise CameraUnavailable(f"{quality}: {exc}") from exc
         encoder.frame_skip_count = hd.fps // plan.fps
         encoder.on_coded = lambda payload, keyframe, at_ns: self._coded(quality, payload, keyframe, at_ns)
-        encoder.on_failed = self._broke
+        encoder.on_failed = lambda message: self._broke(quality, message)
         self._camera.start_encoder(encoder, name=_STREAMS[quality])
         self._encoders[quality] = encoder
         if self._bitrates[quality] != plan.max_bps:
             encoder.set_bitrate(self._bitrates[quality])
 
     def _end_encoders(self) -> None:
-        while self._encoders:
-            _, encoder = self._encoders.popitem()
-            self._camera.stop_encoder(encoder)
+        for quality in list(self._encoders):
+            self._end_encoder(quality)
+
+    def _end_encoder(self, quality: Quality) -> None:
+        encoder = self._encoders.pop(quality)
+        encoder.ending = True
+        self._camera.stop_encoder(encoder)
 
     def _first_picture(self, begun_s: float) -> StreamFormat:
         self._came.wait(max(0.0, begun_s + self._first_picture_s - time.monotonic()))
@@ -281,7 +315,7 @@ class Picamera2Source:
             if unit.keyframe:
                 self._check_promise(quality, payload)
         except BadBitstream as exc:
-            self._broke(f"the encoder does not keep to the stream's format: {exc}")
+            self._broke(quality, f"the encoder does not keep to the stream's format: {exc}")
             return
         if quality is Quality.HD and self._first is None and unit.keyframe:
             self._first = unit
@@ -297,8 +331,12 @@ class Picamera2Source:
         if promised is None or now is None or now.profile is not promised.profile or not promised.carries(now):
             raise BadBitstream(f"{quality} is {found}, answered was {promised and promised.text}")
 
-    def _broke(self, message: str) -> None:
-        """From the encoder's thread; told once."""
+    def _broke(self, quality: Quality, message: str) -> None:
+        """From the encoder's thread; told once. SD that breaks is no matter of HD's."""
+        if quality is Quality.SD:
+            tell, self._sd_failed = self._sd_failed, lambda _: None
+            tell(message)
+            return
         self._trouble = message
         self._came.set()
         failed, self._failed = self._failed, None
@@ -306,7 +344,7 @@ class Picamera2Source:
             failed(message)
 
 
-def _modes(camera: Any) -> list[str]:  # noqa: ANN401  picamera2's
+def sensor_modes(camera: Any) -> list[str]:  # noqa: ANN401  picamera2's
     """The sensor's modes in words. Reading them configures the camera anew."""
     try:
         modes = [(*mode["size"], mode["fps"]) for mode in camera.sensor_modes]
@@ -344,5 +382,7 @@ def _words(exc: BaseException) -> str:
     ):
         return f"out of memory for the camera's buffers (CMA): {said}"
     if "not found" in said.lower() or "no camera number" in said.lower():
+        if any(not os.access(device, os.R_OK | os.W_OK) for device in camera_devices()):
+            return f"no camera may be opened: add the daemon's user to the group video ({said})"
         return f"no camera found: look at its cable ({said})"
     return said

@@ -56,9 +56,10 @@ class Source(Protocol):
     def stop(self) -> None:
         """Release the device; no call of `sink` or `failed` after it returned. Does nothing when not started."""
 
-    def encode_sd(self, *, on: bool) -> None:
+    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:
         """Begin or end the encode of SD, where the source has it; idempotent.
 
+        `failed` is called at most once, from the source's own thread, when SD broke; HD goes on.
         Raises: CameraUnavailable: SD cannot be encoded, with the cause in words; HD goes on.
         """
 

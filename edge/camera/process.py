@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT_S = 4.0
+_HURRY_S = 1.0
+"""Callers void the back-off at most so often: each try may cost a new process."""
+_STALL_PICTURES = 3
+"""At a slow frame rate a stall is told by as many pictures that did not come."""
 
 
 class CameraProcess:
@@ -56,7 +60,8 @@ class CameraProcess:
     `on_unit` gets every access unit while the camera runs. `on_change` is called after `state`, `source`, `opening`,
     `error`, `sd_error`, `reopens`, `restarts` or `pid` changed. An error that either raises ends `run` with it.
     `dropped` counts the access units that the process dropped because the daemon was slow to read.
-    `values`: the controls as they were set before.
+    `values`: the controls as they were set before. `on_sd_failed`: each time that SD, which was asked for, is not
+    encoded, with the reason; it has to be asked for again.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class CameraProcess:
         settings: CameraSettings,
         on_unit: Callable[[AccessUnit], None],
         on_change: Callable[[], None],
+        on_sd_failed: Callable[[str], None] = lambda _: None,
         *,
         values: Values | None = None,
         command: Sequence[str] | None = None,
@@ -87,7 +93,10 @@ class CameraProcess:
         self._now_s = now_s
         self._life = Lifecycle(settings.open_timeout_s, settings.stall_s, draw)
         self._values: Values = dict(values or {})
+        self._on_sd_failed = on_sd_failed
         self._sd_wanted = False
+        self._sd_s = 0.0
+        self._hurried_s = float("-inf")
         self._bitrates: dict[Quality, int] = {}
         self._tickets = itertools.count()
         self._asked: dict[int, asyncio.Future[Done]] = {}
@@ -125,8 +134,10 @@ class CameraProcess:
 
     async def opened(self) -> StreamFormat:
         life = self._life
-        life.hurry(self._now_s())
-        self._wake.set()
+        if self._now_s() - self._hurried_s >= _HURRY_S:
+            self._hurried_s = self._now_s()
+            life.hurry(self._hurried_s)
+            self._wake.set()
         failures, restarts = life.failures, life.restarts
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
@@ -157,7 +168,7 @@ class CameraProcess:
     def encode_sd(self, *, on: bool) -> None:
         if on != self._sd_wanted:
             self._sd_wanted = on
-            self.sd_error = None
+            self._sd_s = self._now_s()
             self._order_while_running(EncodeSd(on))
 
     async def set_controls(self, values: Values) -> Values:
@@ -165,12 +176,13 @@ class CameraProcess:
         check(values, opening.offered)
         await self._ask(lambda ticket: SetControls(ticket, values))
         self._values = still_taken({**self._values, **values}, opening.offered)
+        self._follow_frame_rate(opening)
         return in_force(self._values, opening.offered)
 
     @property
     def values(self) -> Values:
-        """The controls that are set, for whoever keeps them over a restart."""
-        return dict(self._values)
+        """The controls that are set, as far as the camera takes them."""
+        return still_taken(self._values, self.opening.offered) if self.opening else dict(self._values)
 
     async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
         self._running()
@@ -238,12 +250,34 @@ class CameraProcess:
             return
         now_s = self._now_s()
         if isinstance(message, AccessUnit):
-            if self._life.unit(now_s):
-                self._on_unit(message)
+            self._hear_unit(message, now_s)
             return
         self._note(message, now_s)
         self._wake.set()
         self._tell()
+
+    def _hear_unit(self, unit: AccessUnit, now_s: float) -> None:
+        if unit.quality is Quality.SD:
+            self._sd_s = now_s
+            self.sd_error = None
+            running = self._life.phase is Phase.RUNNING
+        else:
+            running = self._life.unit(now_s)
+            if running and self._sd_wanted and now_s - self._sd_s > self._life.stall_s:
+                self._order_while_running(EncodeSd(on=False))
+                self._sd_failed(f"SD delivered no picture for {self._life.stall_s:g} s")
+        if running:
+            self._on_unit(unit)
+
+    def _sd_failed(self, said: str) -> None:
+        log.warning("SD cannot be encoded: %s", said)
+        self.sd_error = said
+        self._sd_wanted = False
+        self._on_sd_failed(said)
+
+    def _follow_frame_rate(self, opening: Opening) -> None:
+        fps = still_taken(self._values, opening.offered).get("fps") or opening.format.fps
+        self._life.stall_s = max(self._settings.stall_s, _STALL_PICTURES / fps)
 
     def _note(self, report: Order | Report, now_s: float) -> None:
         match report:
@@ -252,6 +286,7 @@ class CameraProcess:
                 self._life.ready(now_s)
             case Opened(opening):
                 self._life.opened(opening, now_s)
+                self._follow_frame_rate(opening)
                 self._resume()
             case Closed():
                 self._life.closed(now_s)
@@ -259,10 +294,7 @@ class CameraProcess:
                 log.warning("the camera failed: %s", said)
                 self._life.failed(said, now_s)
             case SdFailed(said):
-                log.warning("SD cannot be encoded: %s", said)
-                self.sd_error = said
-                self._sd_wanted = False
-                self._on_change()
+                self._sd_failed(said)
             case Done(ticket):
                 if (asked := self._asked.pop(ticket, None)) is not None and not asked.done():
                     asked.set_result(report)
@@ -276,6 +308,9 @@ class CameraProcess:
             self._bug = exc
         if link is self._link:
             self._gone, self._link = link, None
+            for ticket, asked in self._asked.items():
+                if not asked.done():
+                    asked.set_result(Done(ticket, error="the camera process ended unexpectedly"))
             self._life.lost("the camera process ended unexpectedly", self._now_s())
             self._tell()
         self._wake.set()
@@ -283,6 +318,7 @@ class CameraProcess:
     def _resume(self) -> None:
         """What was asked of the camera before it was opened again."""
         if self._sd_wanted:
+            self._sd_s = self._now_s()
             self._order_while_running(EncodeSd(on=True))
         for quality, bitrate_bps in self._bitrates.items():
             self._order_while_running(SetBitrate(quality, bitrate_bps))

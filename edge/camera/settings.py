@@ -35,11 +35,16 @@ class QualitySettings(BaseModel):
     min_bps: MinBps = 200_000
     max_bps: MaxBps
 
+    @property
+    def stream(self) -> tuple[int, int, int, int]:
+        """What its H.264 level depends on."""
+        return self.width, self.height, self.fps, self.max_bps
+
     @model_validator(mode="after")
     def _can_be_encoded(self) -> Self:
         if self.min_bps > self.max_bps:
             raise ValueError("min_bps is over max_bps")
-        level_for(self.width, self.height, self.fps, self.max_bps)
+        level_for(*self.stream)
         return self
 
 
@@ -106,6 +111,8 @@ class CameraSettings(BaseModel):
             raise ValueError("path is required where source is file")
         if self.sd.width > self.hd.width or self.sd.height > self.hd.height:
             raise ValueError("sd is larger than hd")
+        if level_for(*self.sd.stream) > level_for(*self.hd.stream):
+            raise ValueError("sd needs a higher H.264 level than hd: lower its size, fps or max_bps")
         if self.hd.fps % self.sd.fps:
             raise ValueError(f"sd.fps has to divide hd.fps ({self.hd.fps})")
         # fps can be turned down to one a second while the camera runs; what is set here is the usual.

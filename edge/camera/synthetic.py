@@ -87,7 +87,7 @@ class SyntheticSource:
         self._encoders.clear()
         self._drawing = None
 
-    def encode_sd(self, *, on: bool) -> None:
+    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:  # noqa: ARG002
         with self._lock:
             if not on:
                 self._encoders.pop(Quality.SD, None)

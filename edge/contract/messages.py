@@ -144,7 +144,10 @@ class ControlsBody(_Message):
 
 
 class SnapshotBody(_Message):
-    """`camera.snapshot`. `width` in pixels, at most that of HD; `quality` as of JPEG."""
+    """`camera.snapshot`. `width` in pixels, at most that of HD; without it 640 over MQTT, HD's own over HTTP.
+
+    `quality` as of JPEG.
+    """
 
     width: Annotated[int, Field(ge=16, le=1920)] | None = None
     quality: Annotated[int, Field(ge=1, le=95)] = 80

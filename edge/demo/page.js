@@ -6,6 +6,7 @@ const ASK_LIMIT_MS = 15_000;
 const CONNECT_LIMIT_MS = 20_000;
 const DISCONNECTED_LIMIT_MS = 3_000;
 const STALL_LIMIT_MS = 5_000;
+const STALL_FRAMES = 10;
 const STEADY_MS = 10_000;
 const ICE_MAX_AGE_MS = 300_000;
 const ICE_PATIENCE_MS = 300;
@@ -223,6 +224,8 @@ async function watchOnce(signal, progress) {
     movedAt = performance.now();
     while (!over.signal.aborted) {
       const frames = await framesDecoded();
+      // Pictures that move are the truth, whatever message was lost.
+      if (frames > last + STALL_FRAMES) stalled = false;
       if (frames > 0) live();
       // A page in the background may be given no frames.
       if (frames > last || stalled || document.hidden) movedAt = performance.now();

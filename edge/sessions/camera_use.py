@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SNAPSHOTS_AT_ONCE = 4
+_AT_ONCE = 4
 
 
 class CameraUse:
     """`camera.set` and `camera.snapshot`, for every door. Event loop only.
 
-    A camera that nobody watches is opened for it, and closed again. `kept`: where the values survive a restart.
+    A camera that nobody watches is opened for it, and closed again; a few at a time, further ones are `rate_limited`.
+    `kept`: where the values survive a restart.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class CameraUse:
         self._kept = kept
         self._notice = notice
         self._one_by_one = asyncio.Lock()
-        self._snapshots = 0
+        self._uses = 0
 
     async def set(self, body: ControlsBody, caller: Principal) -> Values:
         """Set controls; the values in force of all, afterwards.
@@ -47,7 +48,7 @@ class CameraUse:
         Raises: Rejected: `forbidden`, `stopped`, or `bad_message` with what the camera takes. CameraUnavailable.
         """
         _require(caller, Scope.CONTROL)
-        async with self._one_by_one, self._open():
+        async with self._open(), self._one_by_one:
             values = await self._camera.set_controls(body.given())
             await self._kept.write(self._camera.values)
         log.info("camera set by %s: %s", caller.client, ", ".join(body.given()) or "nothing")
@@ -64,20 +65,20 @@ class CameraUse:
     async def snapshot(self, body: SnapshotBody, caller: Principal) -> bytes:
         """One picture as a JPEG. Raises: Rejected: `forbidden`, `stopped`, `rate_limited`. CameraUnavailable."""
         _require(caller, Scope.VIEW)
-        if self._snapshots >= _SNAPSHOTS_AT_ONCE:
-            raise Rejected(Code.RATE_LIMITED, "too many snapshots are under way", retry_after_s=1)
-        self._snapshots += 1
-        try:
-            async with self._open():
-                return await self._camera.snapshot(body.width, body.quality)
-        finally:
-            self._snapshots -= 1
+        async with self._open():
+            return await self._camera.snapshot(body.width, body.quality)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
-        with self._sessions.camera_in_use():
-            await self._camera.opened()
-            yield
+        if self._uses >= _AT_ONCE:
+            raise Rejected(Code.RATE_LIMITED, f"{self._uses} uses of the camera are under way", retry_after_s=1)
+        self._uses += 1
+        try:
+            with self._sessions.camera_in_use():
+                await self._camera.opened()
+                yield
+        finally:
+            self._uses -= 1
 
 
 def _require(caller: Principal, scope: Scope) -> None:

@@ -217,6 +217,11 @@ class Sessions:
             for session in self._sessions.values():
                 session.tell_camera(error)
 
+    def tell_camera_again(self) -> None:
+        """After the link was away."""
+        for session in self._sessions.values():
+            session.tell_camera_again(self._camera_error)
+
     # The part.
 
     async def run(self, ready: asyncio.Event) -> None:

@@ -52,7 +52,7 @@ class Session:
         self._candidates = 0
         self._held: list[Candidate] = []
         self._answered = False
-        self._stalled = False
+        self._stalled = self._told_of_camera = False
         self._sample: tuple[float, int] | None = None
         self._bitrate_bps: int | None = None
         self._loss: float | None = None
@@ -77,7 +77,13 @@ class Session:
         """Tell its owner that the picture stands still, or moves again; each once."""
         if self.machine.phase is Phase.LIVE and self._stalled != (error is not None):
             self._stalled = error is not None
+            self._told_of_camera = True
             self._door.camera(self.id, self.owner, error)
+
+    def tell_camera_again(self, error: CameraUnavailable | None) -> None:
+        """The link was away, and what was told may not have reached its owner."""
+        if self._told_of_camera:
+            self._door.camera(self.id, self.owner, error if self._stalled else None)
 
     def tell_closed(self, reason: EndReason) -> None:
         """Tell its owner that it ended."""

@@ -32,7 +32,7 @@ class StreamWish:
                 raise TypeError("reason is no text")
             self.bitrates = {Quality(name): int(bitrate_bps) for name, bitrate_bps in bitrates.items()}
             self.running, self.reason = bool(running), reason
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
             log.warning("the wish that was kept cannot be read (%s): the stream counts as wanted", exc)
 
     def change(self, *, running: bool, reason: str | None, bitrates: Mapping[Quality, int]) -> bool:

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 64
 _MESSAGE_LIMIT = 500
 _ENVELOPE_BYTES = 1024
+_SNAPSHOT_WIDTH = 640
+"""Where none is asked for: a detailed picture of HD's size does not fit a message."""
 _JPEG_LIMIT_BYTES = (PAYLOAD_LIMIT_BYTES - _ENVELOPE_BYTES) // 4 * 3
 # Beyond every deadline that the settings allow.
 _STUCK_S = 180.0
@@ -215,6 +217,8 @@ class Commands:
                 controls = ControlsReply(controls=await self._camera.set(body, caller))
                 return _ok(command.id, "camera.controls", controls.model_dump(mode="json"))
             case SnapshotBody():
+                if body.width is None:
+                    body = body.model_copy(update={"width": _SNAPSHOT_WIDTH})
                 picture = _fitting(await self._camera.snapshot(body, caller))
                 return _ok(command.id, "camera.snapshot", picture.model_dump(mode="json"))
             case StreamBody() if command.type == "stream.start":

@@ -78,6 +78,7 @@ class Hub:
         self._encodes = {quality: _Encode() for quality in Quality}
         self._seats: dict[Sender, _Seat] = {}
         self._epoch_ns: int | None = None
+        self._sd_lives = True
 
     def join(self, sender: Sender, quality: Quality) -> None:
         """From now on this sender is pushed to; a keyframe is asked for, for it."""
@@ -121,7 +122,8 @@ class Hub:
                 self._count()
 
     def no_sd(self, why: str) -> None:
-        """SD cannot be encoded: whoever has it or waits for it gets HD."""
+        """SD is not encoded any more: whoever has it or waits for it gets HD."""
+        self._sd_lives = False
         for seat in self._seats.values():
             if seat.wanted is Quality.SD:
                 seat.wanted = Quality.HD
@@ -157,6 +159,7 @@ class Hub:
                 seat.last_pts_90k = max(pts_90k, seat.last_pts_90k + 1)
                 on_way &= sender.push(unit, seat.last_pts_90k)
         if unit.keyframe:
+            self._sd_lives |= unit.quality is Quality.SD
             self._count()
         if not on_way:
             self._wish(unit.quality)
@@ -164,7 +167,10 @@ class Hub:
             self._ask(unit.quality)
 
     def _count(self) -> None:
-        self._camera.encode_sd(on=any(Quality.SD in (seat.quality, seat.wanted) for seat in self._seats.values()))
+        wanted = any(seat.wanted is Quality.SD for seat in self._seats.values())
+        # Who is to get HD still gets SD until HD's keyframe, if there is any SD.
+        leaving = self._sd_lives and any(seat.quality is Quality.SD for seat in self._seats.values())
+        self._camera.encode_sd(on=wanted or leaving)
 
     def _wish(self, quality: Quality) -> None:
         self._counters["keyframe_wishes"] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import importlib.metadata
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -130,3 +131,39 @@ def test_hd_and_sd_together_at_full_frame_rate_and_soon_encoded() -> None:
     assert elapsed_s < 4.5
     assert abs(len(sink.of(Quality.SD)) - begun[Quality.SD] - 90) <= 2
     assert sorted(late_ns)[len(late_ns) // 2] < 66_000_000
+
+
+def test_a_hardware_encoder_that_cannot_start_leaves_no_thread_and_no_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As of a Pi whose memory for buffers is used up: picamera2 has its poll thread and the device by then."""
+    (tmp_path / "video11").touch()
+
+    def spin(encoder: Any) -> None:
+        while encoder._running:
+            time.sleep(0.01)
+
+    def no_memory(encoder: Any) -> None:
+        encoder.vd = (tmp_path / "video11").open()
+        encoder.thread = threading.Thread(target=spin, args=(encoder,))
+        encoder.thread.start()
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(picamera2.encoders.v4l2_encoder.V4L2Encoder, "_start", no_memory)
+    encoder = HardwareEncoder(SD, 10)
+    encoder.size = (640, 360)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        encoder.start()
+    assert not encoder.running
+    assert not encoder.thread.is_alive()
+    assert encoder.vd.closed
+
+
+@pytest.mark.parametrize("kind", [HardwareEncoder, SoftwareEncoder])
+def test_an_encoder_that_is_being_stopped_holds_nobody_up(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping holds the encoder's lock, on V4L2 for as long as its poll lasts."""
+    encoder = kind(SD, 10)
+    encoder._running = True
+    encoder.ending = True
+    with encoder._lock:
+        encoder.encode("lores", object())

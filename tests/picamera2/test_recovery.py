@@ -30,6 +30,10 @@ async def watched(daemon: Daemon) -> None:
     await daemon.more_units(5)
 
 
+async def until_sd_failed(daemon: Daemon, times: int) -> None:
+    await daemon.until(lambda: len(daemon.sd_failures) == times)
+
+
 async def test_auto_takes_the_camera_that_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(source="auto") as daemon:
         await watched(daemon)
@@ -92,7 +96,7 @@ async def test_a_camera_that_stays_stalled_gets_fresh_processes_and_comes_back(f
         ("absent", "no camera found: look at its cable"),
         ("busy", "the camera is in use by"),
         ("memory", "out of memory for the camera's buffers"),
-        ("stall", "the camera gave no picture within"),
+        ("stall", "the camera (gave no picture|did not open) within"),
         ("encoder", "encoder broke"),
     ],
 )
@@ -162,3 +166,36 @@ async def test_controls_survive_a_restart_of_the_camera() -> None:
         stamps = [unit.captured_ns for unit in daemon.units[count + 1 : count + 10]]
         assert (stamps[-1] - stamps[0]) / 8e9 == pytest.approx(0.1, rel=0.3)
         assert await asyncio.wait_for(camera.snapshot(160, 80), 5)
+
+
+async def test_sd_that_breaks_is_told_each_time_and_hd_goes_on(faults: Faults) -> None:
+    async with running(source="picamera2") as daemon:
+        await watched(daemon)
+        for times in (1, 2):
+            faults.begin("sd")
+            daemon.camera.encode_sd(on=True)
+            await until_sd_failed(daemon, times)
+            assert "encoder broke" in daemon.sd_failures[-1]
+            assert daemon.camera.sd_error == daemon.sd_failures[-1]
+            await daemon.more_units(10)
+        faults.end()
+        daemon.camera.encode_sd(on=True)
+        await daemon.until(lambda: any(unit.quality is Quality.SD for unit in daemon.units))
+        assert daemon.camera.sd_error is None
+        assert (daemon.camera.reopens, daemon.camera.restarts) == (0, 0)
+
+
+async def test_a_flip_that_the_camera_refuses_costs_a_blink(faults: Faults) -> None:
+    async with running(source="picamera2") as daemon:
+        await watched(daemon)
+        faults.begin("unflipped")
+        with pytest.raises(CameraUnavailable, match="cannot be flipped"):
+            await daemon.camera.set_controls({"flip_vertical": True})
+        await daemon.more_units(10)
+        assert daemon.camera.values == {}
+        assert (daemon.camera.reopens, daemon.camera.restarts) == (0, 0)
+    # One that was kept for another camera does not keep this one from opening.
+    async with running(source="picamera2", values={"flip_vertical": True, "fps": 20}) as daemon:
+        await watched(daemon)
+        assert daemon.camera.opening is not None
+        assert daemon.camera.opening.values == {"fps": 20}

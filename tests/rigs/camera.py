@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge.camera.process import CameraProcess
 from edge.camera.settings import CameraSettings
@@ -27,18 +27,24 @@ class Daemon:
         self,
         command: Sequence[str] | None = None,
         tap: Callable[[AccessUnit], None] = lambda _: None,
+        values: dict[str, Any] | None = None,
         **settings: object,
     ) -> None:
         self.units: list[AccessUnit] = []
         self.states: list[CameraState] = []
         checked = CameraSettings.model_validate({**SMALL, **settings})
-        self.camera = CameraProcess(checked, self._unit, self._changed, command=command)
+        self.sd_failures: list[str] = []
+        self.camera = CameraProcess(checked, self._unit, self._changed, self._sd_failed, values=values, command=command)
         self._tap = tap
         self._news = asyncio.Event()
 
     def _unit(self, unit: AccessUnit) -> None:
         self._tap(unit)
         self.units.append(unit)
+        self._news.set()
+
+    def _sd_failed(self, why: str) -> None:
+        self.sd_failures.append(why)
         self._news.set()
 
     def _changed(self) -> None:
@@ -58,10 +64,13 @@ class Daemon:
 
 @asynccontextmanager
 async def running(
-    command: Sequence[str] | None = None, tap: Callable[[AccessUnit], None] = lambda _: None, **settings: object
+    command: Sequence[str] | None = None,
+    tap: Callable[[AccessUnit], None] = lambda _: None,
+    values: dict[str, Any] | None = None,
+    **settings: object,
 ) -> AsyncIterator[Daemon]:
     """The part, running, until the context ends. `tap` is told of each access unit first."""
-    daemon = Daemon(command, tap, **settings)
+    daemon = Daemon(command, tap, values, **settings)
     ready = asyncio.Event()
     task = asyncio.create_task(daemon.camera.run(ready), name="camera")
     try:

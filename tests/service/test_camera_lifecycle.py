@@ -212,3 +212,20 @@ def test_an_error_is_gone_when_it_runs_or_is_not_wanted() -> None:
     assert (life.error, life.state) == (None, CameraState.CLOSED)
     life.lost("twice is once", 1.0)
     assert life.restarts == 0
+
+
+def test_whatever_ends_the_pictures_is_told_as_a_stall_until_they_come_again() -> None:
+    life = running()
+    life.lost("the process ended", 1.0)
+    codes = [life.error and life.error.code]
+    assert life.step(1.5) is Effect.SPAWN
+    life.ready(1.6)
+    assert life.step(1.7) is Effect.START
+    life.failed("no camera", 1.8)
+    codes.append(life.error and life.error.code)
+    life.want(2.0, wanted=False)
+    life.want(2.0, wanted=True)
+    assert life.step(2.0) is Effect.START
+    life.failed("no camera", 2.1)
+    codes.append(life.error and life.error.code)
+    assert codes == [Code.CAMERA_STALLED, Code.CAMERA_STALLED, Code.CAMERA_UNAVAILABLE]

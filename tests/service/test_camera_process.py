@@ -18,7 +18,7 @@ from edge.camera.lifecycle import STOP_TIMEOUT_S
 from edge.camera.port import CameraState
 from edge.camera.process import CameraProcess
 from edge.camera.settings import CameraSettings
-from edge.camera.wire import Closed, Deframer, Dropped, Opened, Ready, Start, Stop, decode, encode
+from edge.camera.wire import Closed, Deframer, Dropped, EncodeSd, Opened, Ready, Start, Stop, decode, encode
 from edge.core.access_unit import AccessUnit, Quality
 from edge.errors import CameraUnavailable
 from tests.rigs.camera import GENEROUS_S, SMALL, Daemon, running
@@ -295,3 +295,56 @@ def test_a_slow_daemon_costs_dropped_pictures_and_resumes_at_a_keyframe() -> Non
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_slow_frame_rate_is_no_stall() -> None:
+    async def scenario() -> None:
+        async with running(stall_s=0.5) as daemon:
+            daemon.camera.want(wanted=True)
+            await daemon.camera.opened()
+            assert (await daemon.camera.set_controls({"fps": 1}))["fps"] == 1
+            await daemon.more_units(4)
+            assert daemon.camera.recovery[2] == 0
+            # Nor after it was opened again with it.
+            daemon.camera.want(wanted=False)
+            await daemon.camera.closed()
+            daemon.camera.want(wanted=True)
+            await daemon.camera.opened()
+            await daemon.more_units(3)
+            assert daemon.camera.recovery[2] == 0
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_a_camera_whose_process_ends_is_answered_at_once() -> None:
+    async def scenario() -> None:
+        async with running() as daemon:
+            daemon.camera.want(wanted=True)
+            await daemon.camera.opened()
+            assert daemon.camera.pid is not None
+            os.kill(daemon.camera.pid, signal.SIGSTOP)
+            asked = asyncio.create_task(daemon.camera.snapshot(None, 80))
+            await asyncio.sleep(0.1)
+            os.kill(daemon.camera.pid, signal.SIGKILL)
+            with pytest.raises(CameraUnavailable, match="ended unexpectedly"):
+                async with asyncio.timeout(2):
+                    await asked
+
+    asyncio.run(scenario())
+
+
+def test_sd_alone_that_stops_is_told_and_hd_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(stall_s=0.5) as daemon:
+            daemon.camera.want(wanted=True)
+            await daemon.camera.opened()
+            daemon.camera.encode_sd(on=True)
+            await daemon.until(lambda: any(unit.quality is Quality.SD for unit in daemon.units))
+            # As if its encoder had stopped by itself: the order does not come from the daemon's own.
+            daemon.camera._order_while_running(EncodeSd(on=False))
+            await daemon.until(lambda: bool(daemon.sd_failures))
+            assert daemon.sd_failures == ["SD delivered no picture for 0.5 s"]
+            await daemon.more_units(10)
+            assert daemon.camera.recovery[2] == 0
+
+    asyncio.run(scenario())

@@ -207,3 +207,17 @@ async def test_a_viewer_that_leaves_ends_its_change() -> None:
     with pytest.raises(CameraUnavailable, match="gone"):
         await camera.hub.switch(viewer, Quality.SD)
     assert not camera.sd
+
+
+async def test_sd_that_fails_again_gives_hd_again() -> None:
+    camera = Camera()
+    for _ in range(2):
+        viewer = LaneSender()
+        camera.hub.join(viewer, Quality.SD)
+        assert camera.sd
+        camera.hub.no_sd("no more encoders")
+        assert not camera.sd, "what fails is not asked for until somebody wants it"
+        camera.picture(keyframe=True)
+        camera.picture()
+        assert len(stamps(viewer)) == 2
+        camera.hub.leave(viewer)

@@ -229,6 +229,9 @@ async def test_stop_ends_everything_and_holds_over_a_restart(house: Callable[...
 async def test_an_unreadable_wish_counts_as_running(tmp_path: Path) -> None:
     (tmp_path / "wish.json").write_text("{")
     assert StreamWish(KeptFile(tmp_path / "wish.json")).running
+    for damaged in ('{"running": false, "reason": null, "bitrates": {"hd": Infinity}}', "[]", '{"running": 1}'):
+        (tmp_path / "wish.json").write_text(damaged)
+        assert StreamWish(KeptFile(tmp_path / "wish.json")).running
 
 
 async def test_a_wish_that_cannot_be_kept_holds_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -398,7 +401,15 @@ async def test_those_who_watch_are_told_that_the_picture_stands_still_each_once(
         h.sessions.camera_changed(None, running=True)
         h.sessions.camera_changed(None, running=True)
         assert h.told[2:] == [("s1", "bff-1", "live"), ("s2", "bff-1", "live")]
-        assert h.sessions.count == 2
+        # After the link was away, what is true is told again, to those who were ever told.
+        await h.open(session="s3")
+        h.peers.made[2].events.connected()
+        h.sessions.tell_camera_again()
+        assert h.told[4:] == [("s1", "bff-1", "live"), ("s2", "bff-1", "live")]
+        h.sessions.camera_changed(CameraUnavailable("it ended"), running=False)
+        h.sessions.tell_camera_again()
+        assert h.told[-3:] == [(name, "bff-1", "it ended") for name in ("s1", "s2", "s3")]
+        assert h.sessions.count == 3
 
 
 async def test_a_bitrate_that_was_given_holds_over_a_restart(house: Callable[..., Any], tmp_path: Path) -> None:
@@ -449,6 +460,17 @@ async def test_a_stopped_or_broken_camera_gives_no_snapshot_in_words(house: Call
         assert h.cam.wants == [True, False]
         await h.sessions.stop(None, ANNA)
         assert await code_of(h.use.snapshot(SnapshotBody(), ANNA)) is Code.STOPPED
+
+
+async def test_a_camera_that_hangs_while_it_opens_is_not_waited_for_in_line(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        h.cam.slow_s = 0.3
+        h.cam.fault = "the camera did not open within 5 s"
+        begun_s = asyncio.get_running_loop().time()
+        asked = [code_of(h.use.set(ControlsBody(gain=2.0), ANNA)) for _ in range(20)]
+        codes = await asyncio.gather(*asked)
+        assert asyncio.get_running_loop().time() - begun_s < 1
+        assert sorted(set(codes)) == [Code.CAMERA_UNAVAILABLE, Code.RATE_LIMITED]
 
 
 async def test_snapshots_under_way_are_bounded(house: Callable[..., Any]) -> None:

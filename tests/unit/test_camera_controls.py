@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.camera.picamera2_controls import crop, offered, to_libcamera
+from edge.camera.picamera2_source import sensor_modes
 from edge.core.camera_controls import Offered, check, in_force, still_taken
 from edge.errors import Rejected
 
@@ -144,3 +145,18 @@ def test_a_zoom_region_stays_inside_the_field(
     assert wide > 0
     assert high > 0
     assert (wide % 2, high % 2) == (0, 0)
+
+
+def test_autofocus_once_is_told_to_begin() -> None:
+    assert to_libcamera({"autofocus": "auto"}, IMX708, 30) == {"AfMode": 1, "AfTrigger": 0}
+
+
+def test_a_sensors_modes_are_told_in_words() -> None:
+    class Camera:
+        sensor_modes = (
+            {"size": (640, 480), "fps": 206.65, "bit_depth": 8},
+            {"size": (1640, 1232), "fps": 41.85, "bit_depth": 8},
+            {"size": (640, 480), "fps": 206.65, "bit_depth": 10},
+        )
+
+    assert sensor_modes(Camera()) == ["640x480 at up to 206.65 fps", "1640x1232 at up to 41.85 fps"]

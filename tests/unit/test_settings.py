@@ -67,6 +67,24 @@ def test_authority_is_required_and_not_built_so_its_absence_has_to_be_said(tmp_p
 
 
 @pytest.mark.parametrize(
+    ("camera", "words"),
+    [
+        ("sd = { width = 1920, height = 1080 }", "sd is larger than hd"),
+        ("sd = { fps = 20 }", "sd.fps has to divide hd.fps"),
+        ("stall_s = 0.5\nhd = { fps = 5 }\nsd = { fps = 5 }", "shorter than 3 pictures"),
+        (
+            "hd = { width = 640, height = 360, fps = 15, max_bps = 500000 }\nsd = { fps = 15, max_bps = 8000000 }",
+            "level",
+        ),
+        ('source = "file"', "path is required"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(tmp_path: Path, camera: str, words: str) -> None:
+    (fault,) = faults(tmp_path, LEAST + f"[camera]\n{camera}\n")
+    assert words in fault
+
+
+@pytest.mark.parametrize(
     ("change", "key"),
     [
         ('key_file = "/etc/key.pem"', "mqtt"),

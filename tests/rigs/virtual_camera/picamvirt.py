@@ -12,6 +12,8 @@ Faults: a file of that name in $EDGE_RIG_FAULTS, for as long as it is there.
     stalled    the same, until the camera is started again, which removes the file
     hang       stopping it never returns
     encoder    encoding a frame raises
+    sd         encoding a frame of the second stream raises
+    unflipped  the camera takes no flip
 """
 
 import collections
@@ -208,6 +210,7 @@ def pace(libcamera):
 def faults(picamera2, libcamera, encoder):
     camera_info = picamera2.Picamera2.global_camera_info
     acquire, encode = libcamera.Camera.acquire, encoder._encode
+    configured = picamera2.Picamera2.camera_configuration
 
     def faulty_info():
         return [] if fault("absent") else camera_info()
@@ -218,10 +221,15 @@ def faults(picamera2, libcamera, encoder):
         return acquire(self)
 
     def faulty_encode(self, stream, request):
-        if fault("encoder"):
+        if fault("encoder") or (fault("sd") and stream == "lores"):
             raise RuntimeError("the encoder was told to break")
         return encode(self, stream, request)
 
+    def faulty_configuration(self):
+        config = configured(self)
+        return {**config, "transform": libcamera.Transform()} if fault("unflipped") else config
+
+    picamera2.Picamera2.camera_configuration = faulty_configuration
     picamera2.Picamera2.global_camera_info = staticmethod(faulty_info)
     libcamera.Camera.acquire = faulty_acquire
     encoder._encode = faulty_encode
