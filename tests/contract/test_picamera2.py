@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rigs.camera_root import CameraRoot
+from tests.rigs.camera_root import ENVIRONMENT, CameraRoot
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,13 @@ def test_encoders(root: CameraRoot) -> None:
 @pytest.mark.timeout(900)
 def test_on_the_virtual_camera(root: CameraRoot, what: str) -> None:
     passes(root, f"tests/picamera2/test_{what}.py", timeout_s=880)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_hardware_tests_run_on_the_virtual_camera(root: CameraRoot) -> None:
+    """So that they are known to work before somebody stands before a board with them."""
+    command = ["/edge/dev", "hw-test", "--minute", "5", "--json", "/tmp/report.json"]
+    told = root.run(command, environment={"EDGE_VENV": ENVIRONMENT}, timeout_s=380)
+    assert "encoder: libx264" in told
+    assert "kill_recovery_s" in told

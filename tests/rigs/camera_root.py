@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 _RECIPE = PROJECT / "tests" / "rigs" / "virtual_camera"
-_ENVIRONMENT = "/opt/edge"
+ENVIRONMENT = "/opt/edge"
 _BUILD_TIMEOUT_S = 1200
 
 
@@ -36,13 +36,13 @@ class CameraRoot:
                 subprocess.run(["rm", "-rf", str(self.path)], check=True)
                 self._logged(_RECIPE / "build.sh", self.path)
                 done.touch()
-            self.run(["/edge/dev", "env"], environment={"EDGE_VENV": _ENVIRONMENT}, timeout_s=_BUILD_TIMEOUT_S)
+            self.run(["/edge/dev", "env"], environment={"EDGE_VENV": ENVIRONMENT}, timeout_s=_BUILD_TIMEOUT_S)
 
     def python(
         self, *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run the environment's Python; its output, both streams in one. The exit status is the caller's to judge."""
-        return self._inside([f"{_ENVIRONMENT}/bin/python", *arguments], environment or {}, timeout_s)
+        return self._inside([f"{ENVIRONMENT}/bin/python", *arguments], environment or {}, timeout_s)
 
     def run(
         self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout_s: float = 300
