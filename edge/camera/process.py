@@ -78,6 +78,7 @@ class CameraProcess:
     ) -> None:
         self.state = CameraState.CLOSED
         self.source: str | None = None
+        self._told_source: str | None = None
         self.opening: Opening | None = None
         self.error: CameraUnavailable | None = None
         self.sd_error: str | None = None
@@ -359,8 +360,10 @@ class CameraProcess:
             self._phase = life.phase
             self._announce()
         now = (life.state, life.opening, life.error, life.reopens, life.restarts, pid)
-        if now == (self.state, self.opening, self.error, self.reopens, self.restarts, self.pid):
+        before = (self.state, self.opening, self.error, self.reopens, self.restarts, self.pid)
+        if (now, self.source) == (before, self._told_source):
             return
+        self._told_source = self.source
         self.state, self.opening, self.error, self.reopens, self.restarts, self.pid = now
         self._announce()
         self._on_change()

@@ -14,16 +14,21 @@ class KeyframeRequests:
     """
 
     interval_s: float = 0.5
+    join_interval_s: float = 0.15
+    """A viewer that joins sees nothing yet, and is waited for by a person."""
     _asked_s: float | None = None
     _pending: bool = False
+    _joining: bool = False
 
-    def wish(self, now_s: float) -> bool:
+    def wish(self, now_s: float, *, joins: bool = False) -> bool:
         """Whether to ask the encoder now."""
-        if self._asked_s is not None and now_s - self._asked_s < self.interval_s:
+        interval_s = self.join_interval_s if joins or self._joining else self.interval_s
+        if self._asked_s is not None and now_s - self._asked_s < interval_s:
             self._pending = True
+            self._joining |= joins
             return False
         self._asked_s = now_s
-        self._pending = False
+        self._pending = self._joining = False
         return True
 
     def due(self, now_s: float) -> bool:
@@ -32,4 +37,4 @@ class KeyframeRequests:
 
     def came(self) -> None:
         """A keyframe came out of the encoder: it serves every wish that was pending."""
-        self._pending = False
+        self._pending = self._joining = False

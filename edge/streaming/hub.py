@@ -65,10 +65,10 @@ class _Seat:
 class Hub:
     """The senders of all qualities.
 
-    A keyframe of a quality is asked for at most once per half second, however many wish; `now_s` is the monotonic
-    clock. SD is encoded while a sender gets it or is to. Timestamps come from the capture clock, one for both, so that
-    they do not care how the access units were scheduled on the way; one that does not advance (a fault of the encoder)
-    is dropped and counted: a receiver would see a jump back.
+    A keyframe of a quality is asked for at most once per half second, however many wish, sooner for one that joins;
+    `now_s` is the monotonic clock. SD is encoded while a sender gets it or is to. Timestamps come from the capture
+    clock, one for both, so that they do not care how the access units were scheduled on the way; one that does not
+    advance (a fault of the encoder) is dropped and counted: a receiver would see a jump back.
     """
 
     def __init__(self, encodes: Encodes, now_s: Callable[[], float], counters: Counter[str]) -> None:
@@ -84,7 +84,7 @@ class Hub:
         """From now on this sender is pushed to; a keyframe is asked for, for it."""
         self._seats[sender] = _Seat(quality, quality)
         self._count()
-        self._wish(quality)
+        self._wish(quality, joins=True)
 
     def leave(self, sender: Sender) -> None:
         """Idempotent."""
@@ -172,9 +172,9 @@ class Hub:
         leaving = self._sd_lives and any(seat.quality is Quality.SD for seat in self._seats.values())
         self._camera.encode_sd(on=wanted or leaving)
 
-    def _wish(self, quality: Quality) -> None:
+    def _wish(self, quality: Quality, *, joins: bool = False) -> None:
         self._counters["keyframe_wishes"] += 1
-        if self._encodes[quality].requests.wish(self._now_s()):
+        if self._encodes[quality].requests.wish(self._now_s(), joins=joins):
             self._ask(quality)
 
     def _ask(self, quality: Quality) -> None:

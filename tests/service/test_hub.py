@@ -221,3 +221,16 @@ async def test_sd_that_fails_again_gives_hd_again() -> None:
         camera.picture()
         assert len(stamps(viewer)) == 2
         camera.hub.leave(viewer)
+
+
+def test_a_viewer_that_joins_soon_after_another_does_not_wait_for_half_a_second() -> None:
+    camera, first, second = Camera(), LaneSender(), LaneSender()
+    camera.hub.join(first, Quality.HD)
+    camera.picture(keyframe=True)
+    camera.hub.join(second, Quality.HD)
+    assert len(camera.asked) == 1
+    for _ in range(6):
+        first.lane.take()
+        camera.picture()
+    assert len(camera.asked) == 2
+    assert camera.asked[1] - camera.asked[0] < 0.25
