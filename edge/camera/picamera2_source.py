@@ -47,8 +47,9 @@ _STREAMS = {Quality.HD: "main", Quality.SD: "lores"}
 _AV_FORMATS = {"YUV420": "yuv420p", "NV12": "nv12"}
 _BUFFERS = 6
 _SNAPSHOT_TIMEOUT_S = 2.0
-_MARGIN_S = 0.5
-"""A first picture that stays away is told before the daemon's own deadline for opening."""
+_MARGIN_S = 1.0
+"""A first picture that stays away is told, and the camera closed, before the daemon's own deadline for opening."""
+_LEAST_S = 0.5
 _FASTER = 1.02
 """Frame durations are whole microseconds, and sensors round."""
 
@@ -92,7 +93,7 @@ class Picamera2Source:
         self._number = number
         self._plans = {Quality.HD: hd, Quality.SD: sd}
         self._keyframe_interval_s = keyframe_interval_s
-        self._first_picture_s = max(_MARGIN_S, open_timeout_s - _MARGIN_S)
+        self._first_picture_s = max(_LEAST_S, open_timeout_s - _MARGIN_S)
         self._camera: Any = None
         self._encoders: dict[Quality, Any] = {}
         self._bitrates = {quality: plan.max_bps for quality, plan in self._plans.items()}

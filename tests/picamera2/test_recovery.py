@@ -108,7 +108,7 @@ async def test_what_keeps_it_from_opening_is_told_and_it_opens_when_that_is_gone
         daemon.camera.want(wanted=True)
         with pytest.raises(CameraUnavailable, match=words):
             await daemon.camera.opened()
-        assert daemon.camera.state is CameraState.FAILED
+        await daemon.until(lambda: daemon.camera.state is CameraState.FAILED)
         faults.end()
         await daemon.until(lambda: daemon.camera.state is CameraState.RUNNING)
         await daemon.more_units()
