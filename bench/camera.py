@@ -35,7 +35,7 @@ def stock() -> dict[str, float]:
     late_ms: list[float] = []
 
     class Timed(LibavH264Encoder):  # type: ignore[misc]
-        def outputframe(self, frame: object, *given: Any, timestamp: int = 0, **_: object) -> None:  # noqa: ARG002, ANN401
+        def outputframe(self, frame: object, *given: Any, timestamp: int = 0, **_: object) -> None:  # noqa: ARG002
             late_ms.append(time.monotonic_ns() / 1e6 - (self.firsttimestamp + timestamp) / 1e3)
 
     camera = Picamera2()

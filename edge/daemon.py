@@ -164,11 +164,14 @@ class Daemon:
             Message(self._topics.status, self._will().model_dump_json().encode(), retain=True),
         )
         self._outbox = Outbox(self._broker, self._topics, self.status, self._counters)
+        self._peers = PeerFactory(self._hub, settings.ice, settings.rtp, self._counters)
+        if self._peers.stock_because is not None:
+            log.warning("aiortc's own sender is used: %s is missing", self._peers.stock_because)
         self._sessions = Sessions(
             settings.sessions,
             self._wish,
             self._camera,
-            PeerFactory(self._hub, settings.ice),
+            self._peers,
             idle_stop_s=settings.camera.idle_stop_s,
             now_s=time.monotonic,
             on_change=self._outbox.status_changed,
@@ -228,7 +231,12 @@ class Daemon:
             started_at=self._started_at,
             stream=StreamStatus(wanted="running" if self._wish.running else "stopped", reason=self._wish.reason),
             camera=self._camera_status(),
-            viewers=ViewersStatus(connected=self._sessions.count, limit=self._settings.sessions.max_viewers),
+            viewers=ViewersStatus(
+                connected=self._sessions.count,
+                limit=self._settings.sessions.max_viewers,
+                sender="own" if self._peers.stock_because is None else "stock",
+                sender_fault=self._peers.stock_because,
+            ),
             broker=BrokerStatus(connected=self._broker.connected, error=self._broker.error),
             last_error=self._last_error,
             counters={**self._counters, "camera_units_dropped": self._camera.dropped},

@@ -16,7 +16,7 @@ from edge.errors import ConfigInvalid
 from edge.local_api.settings import ApiSettings
 from edge.sessions.settings import SessionSettings
 from edge.signalling.settings import MqttSettings  # noqa: TC001  pydantic reads the annotations at run time
-from edge.streaming.settings import IceSettings
+from edge.streaming.settings import IceSettings, RtpSettings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     camera: CameraSettings = CameraSettings()
     sessions: SessionSettings = SessionSettings()
     ice: IceSettings = IceSettings()
+    rtp: RtpSettings = RtpSettings()
     api: ApiSettings = ApiSettings()
     state: StateSettings = StateSettings()
     log: LogSettings = LogSettings()

@@ -277,10 +277,12 @@ class CameraStatus(_Message):
 
 
 class ViewersStatus(_Message):
-    """How many watch, and may."""
+    """How many watch, and may. `sender` is own, or stock where something for it is missing (`sender_fault`)."""
 
     connected: int
     limit: int
+    sender: Literal["own", "stock"] | None = None
+    sender_fault: str | None = None
 
 
 class BrokerStatus(_Message):

@@ -37,6 +37,12 @@ class Lane(Generic[_T]):
         self._units.append(unit)
         return True
 
+    def cut(self) -> None:
+        """What was taken last did not reach the viewer whole: nothing more before a keyframe."""
+        self.dropped += len(self._units)
+        self._units.clear()
+        self._waits_for_keyframe = True
+
     def take(self) -> _T | None:
         """The oldest access unit, None where the lane is empty."""
         return self._units.popleft() if self._units else None

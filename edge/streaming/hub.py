@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from edge.core.access_unit import Quality
 from edge.core.keyframes import KeyframeRequests
+from edge.core.lateness import Lateness
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from edge.core.access_unit import AccessUnit
 
+log = logging.getLogger(__name__)
+
+_FRAME_S = 1 / 30
+_TELL_LATE_S = 10.0
 _NS_PER_90K_NUM, _NS_PER_90K_DEN = 9, 100_000
 
 
@@ -79,6 +85,9 @@ class Hub:
         self._seats: dict[Sender, _Seat] = {}
         self._epoch_ns: int | None = None
         self._sd_lives = True
+        self._lateness = Lateness(_FRAME_S)
+        self._told_late_s = float("-inf")
+        self._late = 0
 
     def join(self, sender: Sender, quality: Quality) -> None:
         """From now on this sender is pushed to; a keyframe is asked for, for it."""
@@ -149,6 +158,19 @@ class Hub:
         pts_90k = (unit.captured_ns - self._epoch_ns) * _NS_PER_90K_NUM // _NS_PER_90K_DEN
         if unit.keyframe:
             encode.requests.came()
+        on_way = self._give(unit, pts_90k)
+        if unit.keyframe:
+            self._sd_lives |= unit.quality is Quality.SD
+            self._count()
+        if self._seats:
+            self._judge(unit)
+        if not on_way:
+            self._wish(unit.quality)
+        elif encode.requests.due(self._now_s()):
+            self._ask(unit.quality)
+
+    def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
+        """Push to those who get this quality, or do from now on; False: somebody needs a keyframe."""
         on_way = True
         for sender, seat in self._seats.items():
             if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
@@ -158,13 +180,18 @@ class Hub:
                 # The other quality of this very picture may have gone out: two pictures never share a timestamp.
                 seat.last_pts_90k = max(pts_90k, seat.last_pts_90k + 1)
                 on_way &= sender.push(unit, seat.last_pts_90k)
-        if unit.keyframe:
-            self._sd_lives |= unit.quality is Quality.SD
-            self._count()
-        if not on_way:
-            self._wish(unit.quality)
-        elif encode.requests.due(self._now_s()):
-            self._ask(unit.quality)
+        return on_way
+
+    def _judge(self, unit: AccessUnit) -> None:
+        """Count what left late; say so, now and then: a thread that computes in this process holds up every viewer."""
+        now_s = self._now_s()
+        if self._lateness.late(now_s - unit.captured_ns / 1e9):
+            self._counters["late_frames"] += 1
+            self._late += 1
+        if self._late and now_s - self._told_late_s >= _TELL_LATE_S:
+            self._told_late_s, late = now_s, self._late
+            self._late = 0
+            log.warning("%d pictures left more than a frame's time late: is something computing in this process?", late)
 
     def _count(self) -> None:
         wanted = any(seat.wanted is Quality.SD for seat in self._seats.values())

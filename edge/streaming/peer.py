@@ -11,11 +11,21 @@ from aiortc import InvalidStateError, RTCConfiguration, RTCPeerConnection, RTCSe
 
 from edge.contract.codes import Code
 from edge.errors import CameraUnavailable, Rejected
-from edge.streaming.aiortc_private import IceAgent, LocalCandidate, on_keyframe_request
+from edge.streaming.aiortc_private import (
+    IceAgent,
+    LocalCandidate,
+    missing_for_own_sender,
+    offer_extensions,
+    on_keyframe_request,
+    take_over,
+)
 from edge.streaming.ice_servers import read_ice_servers
+from edge.streaming.packets import Packetizer
+from edge.streaming.rtp_sender import RtpSender
 from edge.streaming.track_sender import TrackSender
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Coroutine, Sequence
 
     from edge.contract.messages import IceServer
@@ -24,7 +34,7 @@ if TYPE_CHECKING:
     from edge.core.offer import H264Choice, Offer
     from edge.streaming.hub import Hub
     from edge.streaming.ice_servers import IceServers
-    from edge.streaming.settings import IceSettings
+    from edge.streaming.settings import IceSettings, RtpSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +50,8 @@ class PeerEvents(Protocol):
 
 
 _SWITCH_TIMEOUT_S = 5.0
+_OVERHEAD_BYTES = 60
+"""Of a packet at most: header 12, extensions 28, RTX's number 2, the longest tag 16."""
 _RELAY_TRY_S = 3.0
 _REFLEXIVE_TRY_S = 3.0
 
@@ -52,7 +64,14 @@ class Peer:
     """
 
     def __init__(
-        self, hub: Hub, events: PeerEvents, servers: IceServers, quality: Quality, *, gather_timeout_s: float
+        self,
+        hub: Hub,
+        events: PeerEvents,
+        servers: IceServers,
+        quality: Quality,
+        sender: RtpSender | TrackSender,
+        *,
+        gather_timeout_s: float,
     ) -> None:
         self._hub = hub
         self._events = events
@@ -63,10 +82,12 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         # An empty list: without one aiortc asks a public STUN server.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self._sender = TrackSender()
-        transceiver = self._pc.addTransceiver(self._sender, direction="sendonly")
-        self._rtp = transceiver.sender
-        on_keyframe_request(self._rtp, lambda: hub.wish_keyframe(self._sender))
+        self._sender = sender
+        track = sender if isinstance(sender, TrackSender) else "video"
+        self._rtp = self._pc.addTransceiver(track, direction="sendonly").sender
+        if isinstance(sender, RtpSender):
+            take_over(self._rtp, sender)
+        on_keyframe_request(self._rtp, lambda: hub.wish_keyframe(sender))
         self._agent = IceAgent(self._pc)
         self._pc.on("connectionstatechange", self._state_changed)
 
@@ -144,7 +165,7 @@ class Peer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._sender.stop()
+        self._sender.close()
         await self._pc.close()
 
     def _state_changed(self) -> None:
@@ -221,11 +242,32 @@ def _with_candidates(answer: str, mid: str, candidates: list[str]) -> str:
 class PeerFactory:
     """Makes the peers of the hub."""
 
-    def __init__(self, hub: Hub, settings: IceSettings) -> None:
+    def __init__(self, hub: Hub, settings: IceSettings, rtp: RtpSettings, counters: Counter[str]) -> None:
         self._hub = hub
         self._settings = settings
+        self._rtp = rtp
+        self._counters = counters
+        self._packetizer = Packetizer(rtp.packet_bytes - _OVERHEAD_BYTES)
+        self.stock_because = missing_for_own_sender()
+        """Why aiortc's own sender is taken; None: ours is."""
+        if self.stock_because is None:
+            offer_extensions()
 
     def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer], quality: Quality) -> Peer:
         """Raises: Rejected: a server is malformed, or not on the settings' allow-list."""
         servers = read_ice_servers(ice_servers, self._settings.allowed_hosts)
-        return Peer(self._hub, events, servers, quality, gather_timeout_s=self._settings.gather_timeout_s)
+        return Peer(
+            self._hub, events, servers, quality, self._sender(), gather_timeout_s=self._settings.gather_timeout_s
+        )
+
+    def _sender(self) -> RtpSender | TrackSender:
+        if self.stock_because is not None:
+            return TrackSender()
+        delay_ms = self._rtp.playout_delay_ms
+        sender = RtpSender(
+            self._packetizer,
+            lambda: self._hub.wish_keyframe(sender),
+            self._counters,
+            playout_delay_ms=(delay_ms, delay_ms),
+        )
+        return sender

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -20,3 +22,16 @@ class IceSettings(BaseModel):
         le=5,
         description="How long an answer that has to hold all candidates waits for STUN and TURN.",
     )
+
+
+class RtpSettings(BaseModel):
+    """`[rtp]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packet_bytes: Annotated[
+        int, Field(ge=500, le=1400, description="Of a packet at most, protection and header extensions included.")
+    ] = 1200
+    playout_delay_ms: Annotated[
+        int, Field(ge=0, le=2000, description="How long a browser may hold pictures back to play them evenly; 0: not.")
+    ] = 0

@@ -58,3 +58,7 @@ class TrackSender(MediaStreamTrack):
     def stop(self) -> None:
         super().stop()
         self._filled.set()
+
+    def close(self) -> None:
+        """As of every sender."""
+        self.stop()

@@ -23,7 +23,7 @@ from edge.errors import Rejected
 from edge.streaming.hub import Hub
 from edge.streaming.ice_servers import read_ice_servers
 from edge.streaming.peer import PeerFactory
-from edge.streaming.settings import IceSettings
+from edge.streaming.settings import IceSettings, RtpSettings
 from tests.rigs.coturn import Coturn
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Stage:
 
     async def answer(self, events: Events, sdp: str, servers: list[IceServer], **options: Any) -> tuple[Peer, str]:
         settings = IceSettings(allowed_hosts=options.pop("allowed", []), gather_timeout_s=0.8)
-        peer = PeerFactory(self.hub, settings)(events, servers, Quality.HD)
+        peer = PeerFactory(self.hub, settings, RtpSettings(), self.counters)(events, servers, Quality.HD)
         offer = read_offer(sdp)
         assert self.profile is not None
         return peer, await peer.answer(offer, offer.choose(self.profile), **options)
@@ -203,7 +203,7 @@ async def test_a_peer_closed_while_it_answers_refuses_and_leaks_no_task() -> Non
     async with stage() as on:
         viewer, events = Viewer(), Events()
         sdp = await viewer.offer()
-        peer = PeerFactory(on.hub, IceSettings())(events, [], Quality.HD)
+        peer = PeerFactory(on.hub, IceSettings(), RtpSettings(), on.counters)(events, [], Quality.HD)
         await peer.close()
         offer = read_offer(sdp)
         assert on.profile is not None

@@ -1,0 +1,271 @@
+"""Both ways to send, ours and aiortc's, against a real receiver: clean and lossy paths, wraps, both protections."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcdtlstransport import SRTP_PROFILES
+
+from edge.camera.port import Plan
+from edge.camera.synthetic import SyntheticSource
+from edge.core.access_unit import AccessUnit, Quality
+from edge.core.h264_profile import read_profile_level
+from edge.core.offer import read_offer
+from edge.streaming.aiortc_private import missing_for_own_sender
+from edge.streaming.hub import Hub
+from edge.streaming.peer import PeerFactory
+from edge.streaming.rtp_sender import RtpSender
+from edge.streaming.settings import IceSettings, RtpSettings
+from edge.streaming.track_sender import TrackSender
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+FPS = 30
+
+
+class Events:
+    def __init__(self) -> None:
+        self.live = asyncio.Event()
+
+    def connected(self) -> None:
+        self.live.set()
+
+    def lost(self) -> None: ...
+
+    def local_candidate(self, line: str | None) -> None: ...
+
+
+class Receiver:
+    """A real receiver, which decodes; a share of the RTP packets that reach it is thrown away."""
+
+    def __init__(self, profile: bytes) -> None:
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.transceiver = self.pc.addTransceiver("video", direction="recvonly")
+        self.transceiver.receiver.transport._srtp_profiles = [
+            one for one in SRTP_PROFILES if profile in one.openssl_profile
+        ]
+        self.pts: list[int] = []
+        self.thrown_away = 0
+        self.news = asyncio.Event()
+        self.pc.on("track", lambda track: self._tasks.append(asyncio.create_task(self._see(track))))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def lose(self, share: float) -> None:
+        protocol: Any = self.transceiver.receiver.transport.transport._connection._nominated[1].protocol
+        received, chance = protocol.datagram_received, random.Random(7)
+
+        def datagram_received(data: bytes, address: Any) -> None:
+            is_rtp = 128 <= data[0] < 192 and not 192 <= data[1] < 224
+            if is_rtp and chance.random() < share:
+                self.thrown_away += 1
+            else:
+                received(data, address)
+
+        protocol.datagram_received = datagram_received
+
+    async def frames(self, count: int) -> list[int]:
+        """The timestamps of so many more pictures."""
+        begun = len(self.pts)
+        async with asyncio.timeout(40):
+            while len(self.pts) < begun + count:
+                self.news.clear()
+                await self.news.wait()
+        return self.pts[begun : begun + count]
+
+    async def close(self) -> None:
+        await self.pc.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _see(self, track: Any) -> None:
+        try:
+            while True:
+                self.pts.append((await track.recv()).pts)
+                self.news.set()
+        except MediaStreamError:
+            pass
+
+
+class Stage:
+    def __init__(self, *, own: bool) -> None:
+        self.counters: Counter[str] = Counter()
+        self.source = SyntheticSource(Plan(640, 360, FPS, 50_000, 1_500_000), Plan(160, 120, FPS, 50_000, 100_000), 60)
+        loop = asyncio.get_running_loop()
+        self.hub = Hub(self.source, loop.time, self.counters)
+        self.units: list[AccessUnit] = []
+
+        def push(unit: AccessUnit) -> None:
+            self.units.append(unit)
+            self.hub.push(unit)
+
+        def post(unit: AccessUnit) -> None:
+            loop.call_soon_threadsafe(push, unit)
+
+        opening = self.source.start({}, post, lambda _: None)
+        profile = read_profile_level(opening.format.profile_level_id)
+        assert profile is not None
+        self.profile = profile
+        self.factory = PeerFactory(self.hub, IceSettings(), RtpSettings(), self.counters)
+        assert self.factory.stock_because is None
+        if not own:
+            self.factory.stock_because = "the test says so"
+
+
+@asynccontextmanager
+async def watching(
+    *, own: bool, profile: bytes = b"GCM", sequence: int | None = None
+) -> AsyncIterator[tuple[Stage, Receiver, Any]]:
+    stage, receiver, events = Stage(own=own), Receiver(profile), Events()
+    peer = stage.factory(events, [], Quality.HD)
+    sender: Any = peer._sender
+    if sequence is not None:
+        sender._sequence = sequence
+    try:
+        await receiver.pc.setLocalDescription(await receiver.pc.createOffer())
+        offer = read_offer(receiver.pc.localDescription.sdp)
+        answer = await peer.answer(offer, offer.choose(stage.profile), trickle=False)
+        await receiver.pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        async with asyncio.timeout(20):
+            await events.live.wait()
+        yield stage, receiver, sender
+    finally:
+        stage.source.stop()
+        await peer.close()
+        await receiver.close()
+
+
+@pytest.mark.parametrize("profile", [b"GCM", b"AES128_CM"])
+@pytest.mark.parametrize("own", [True, False])
+async def test_on_a_clean_path_every_picture_arrives(own: bool, profile: bytes) -> None:
+    async with watching(own=own, profile=profile) as (stage, receiver, sender):
+        assert isinstance(sender, RtpSender) is own
+        pts = await receiver.frames(60)
+        steps = [later - earlier for earlier, later in itertools.pairwise(pts)]
+        assert min(steps) > 0
+        # None is missing: a step is a frame's time, but where the drawing itself was late.
+        assert sorted(steps)[len(steps) // 2] == pytest.approx(90_000 / FPS, rel=0.1)
+        assert sender.dropped == 0
+        assert not stage.counters["retransmissions"]
+
+
+@pytest.mark.parametrize("loss", [0.02, 0.1])
+@pytest.mark.parametrize("own", [True, False])
+async def test_lost_packets_are_sent_again(own: bool, loss: float) -> None:
+    async with watching(own=own) as (stage, receiver, _):
+        await receiver.frames(5)
+        receiver.lose(loss)
+        pts = await receiver.frames(120)
+        assert receiver.thrown_away > 0
+        assert pts == sorted(pts)
+        if own:
+            assert stage.counters["retransmissions"] > 0
+        # With packets sent again, what arrives is nearly all: a picture lost for good costs those up to a keyframe.
+        assert len(pts) / ((pts[-1] - pts[0]) / 90_000 * FPS) > (0.9 if loss < 0.05 else 0.5)
+
+
+async def test_sequence_numbers_wrap_and_the_roll_over_is_counted() -> None:
+    for profile in (b"GCM", b"AES128_CM"):
+        async with watching(own=True, profile=profile, sequence=65_500) as (_, receiver, sender):
+            pts = await receiver.frames(90)
+            assert sender._sequence < 65_500
+            assert pts == sorted(pts)
+            receiver.lose(0.05)
+            await receiver.frames(30)
+
+
+async def test_reports_tell_what_was_sent_and_when() -> None:
+    async with watching(own=True) as (_, receiver, _):
+        await receiver.frames(90)
+        stats = await receiver.transceiver.receiver.getStats()
+        sent = [entry for entry in stats.values() if entry.type == "remote-outbound-rtp"]
+        got = [entry for entry in stats.values() if entry.type == "inbound-rtp"]
+        assert sent
+        assert got
+        assert 0 < sent[0].packetsSent <= got[0].packetsReceived + 20
+
+
+async def test_a_full_socket_costs_the_rest_of_the_picture_and_a_keyframe() -> None:
+    async with watching(own=True) as (stage, receiver, sender):
+        await receiver.frames(10)
+        real, refusals = sender._path.socket, 3
+
+        class Full:
+            def sendmsg(self, *given: Any) -> int:
+                nonlocal refusals
+                if refusals:
+                    refusals -= 1
+                    raise BlockingIOError
+                return int(real.sendmsg(*given))
+
+            def sendto(self, *given: Any) -> int:
+                return self.sendmsg([given[0]], [], 0, given[1])
+
+        sender._path.socket = Full()
+        await receiver.frames(60)
+        assert refusals == 0
+        assert stage.counters["frames_cut"] == 3
+
+
+async def test_without_segmentation_offload_the_same_packets_go_one_by_one() -> None:
+    async with watching(own=True) as (stage, receiver, sender):
+        await receiver.frames(10)
+        real = sender._path.socket
+
+        class Plain:
+            def sendmsg(self, *given: Any) -> int:
+                raise OSError(22, "Invalid argument")
+
+            def sendto(self, *given: Any) -> int:
+                return int(real.sendto(*given))
+
+        sender._path.socket = Plain()
+        pts = await receiver.frames(60)
+        assert pts == sorted(pts)
+        assert stage.counters["segmentation_refused"] == 1
+        assert not stage.counters["frames_cut"]
+
+
+async def test_a_thread_that_computes_beside_the_sender_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    """Each system call gives the interpreter away, and waits for it: pictures leave late, and the daemon says why."""
+    async with watching(own=True) as (stage, receiver, _):
+        await receiver.frames(30)
+        quiet, over = stage.counters["late_frames"], threading.Event()
+
+        def compute() -> None:
+            while not over.is_set():
+                sum(range(1000))
+
+        threads = [threading.Thread(target=compute) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            async with asyncio.timeout(60):
+                while stage.counters["late_frames"] < quiet + 3:
+                    await asyncio.sleep(0.1)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert "is something computing in this process?" in caplog.text
+
+
+async def test_where_something_is_missing_the_stock_sender_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing_for_own_sender() is None
+    monkeypatch.delattr(RTCRtpSender, "_retransmit")
+    assert missing_for_own_sender() == "RTCRtpSender._retransmit"
+    counters: Counter[str] = Counter()
+    source = SyntheticSource(Plan(320, 240, FPS, 50_000, 300_000), Plan(160, 120, FPS, 50_000, 100_000), 10)
+    factory = PeerFactory(Hub(source, lambda: 0.0, counters), IceSettings(), RtpSettings(), counters)
+    assert factory.stock_because == "RTCRtpSender._retransmit"
+    peer: Any = factory(Events(), [], Quality.HD)
+    assert isinstance(peer._sender, TrackSender)
+    await peer.close()

@@ -1,0 +1,81 @@
+"""How fast packets leave: on numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.core.pacing import BURST_BYTES, Pacer
+
+FRAME_S = 1 / 30
+PACKET = 1200
+
+
+def leaves(pacer: Pacer, size: int, now_s: float) -> tuple[list[float], float]:
+    """When each packet of a picture of this size leaves, and the time after it."""
+    pacer.begin(size, now_s)
+    times = []
+    for _ in range(-(-size // PACKET)):
+        while not pacer.may_send(now_s):
+            wait_s = pacer.wait_s()
+            assert 0 <= wait_s < 1
+            now_s += max(wait_s, 1e-6)
+        pacer.sent(PACKET)
+        times.append(now_s)
+    return times, now_s
+
+
+def test_an_ordinary_picture_leaves_at_once() -> None:
+    pacer = Pacer(FRAME_S)
+    for number in range(30):
+        times, _ = leaves(pacer, 16_000, number * FRAME_S)
+        assert times[0] == times[-1] == number * FRAME_S
+
+
+def test_a_large_keyframe_leaves_in_chunks_within_its_frames_time() -> None:
+    times, _ = leaves(Pacer(FRAME_S), 120_000, 0.0)
+    assert times[-1] <= FRAME_S
+    assert times[-1] > FRAME_S / 4
+    in_first_ms = sum(at < 0.001 for at in times) * PACKET
+    assert in_first_ms <= BURST_BYTES + PACKET
+
+
+@pytest.mark.parametrize("estimate_bps", [400_000, 1_000_000, 3_000_000])
+def test_a_narrow_path_is_given_about_twice_what_it_carries(estimate_bps: int) -> None:
+    pacer = Pacer(FRAME_S)
+    pacer.estimate_bps = estimate_bps
+    _, now_s = leaves(pacer, 30_000, 0.0)
+    times, _ = leaves(pacer, 300_000, now_s + 10)
+    rate_bps = (len(times) - 1) * PACKET * 8 / (times[-1] - times[0])
+    assert 1.5 * estimate_bps < rate_bps < 3 * estimate_bps
+
+
+def test_a_small_picture_on_a_narrow_path_has_a_small_burst() -> None:
+    pacer = Pacer(FRAME_S)
+    pacer.estimate_bps = 500_000
+    leaves(pacer, 1000, 0.0)
+    times, _ = leaves(pacer, 24_000, 10.0)
+    assert sum(at == times[0] for at in times) * PACKET <= 2 * 500_000 / 8 * FRAME_S + PACKET
+
+
+def test_an_estimate_that_is_ample_changes_nothing_that_a_viewer_sees() -> None:
+    pacer = Pacer(FRAME_S)
+    pacer.estimate_bps = 50_000_000
+    times, _ = leaves(pacer, 120_000, 0.0)
+    assert times[-1] <= FRAME_S
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300_000), st.floats(0, 1)), min_size=1, max_size=20),
+    st.none() | st.integers(0, 100_000_000),
+)
+def test_every_picture_leaves_some_day_and_never_before_its_time(
+    pictures: list[tuple[int, float]], estimate_bps: int | None
+) -> None:
+    pacer = Pacer(FRAME_S)
+    pacer.estimate_bps = estimate_bps
+    now_s = 0.0
+    for size, later_s in pictures:
+        times, now_s = leaves(pacer, size, now_s + later_s)
+        assert times == sorted(times)
