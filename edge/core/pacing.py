@@ -11,6 +11,15 @@ _OF_A_FRAME = 0.7
 """On a good path a picture has left when this much of its frame's time has passed."""
 _OVER_ESTIMATE = 2.0
 _LEAST_BPS = 300_000.0
+_TELLING = 1.2
+
+
+def heeded(estimate_bps: float, sending_bps: float) -> float | None:
+    """The estimate where it tells something of the path; None where it is only a multiple of what is sent.
+
+    A receiver that gets little cannot know that there is room for more, and says little.
+    """
+    return estimate_bps if estimate_bps < _TELLING * sending_bps else None
 
 
 @dataclass(slots=True)

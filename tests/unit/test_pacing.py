@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.pacing import BURST_BYTES, Pacer
+from edge.core.pacing import BURST_BYTES, Pacer, heeded
 
 FRAME_S = 1 / 30
 PACKET = 1200
@@ -24,6 +24,13 @@ def leaves(pacer: Pacer, size: int, now_s: float) -> tuple[list[float], float]:
         pacer.sent(PACKET)
         times.append(now_s)
     return times, now_s
+
+
+def test_an_estimate_is_heeded_where_it_is_below_what_is_sent() -> None:
+    assert heeded(700_000, sending_bps=1_000_000) == 700_000
+    # A still scene: little is sent, so little is estimated, on the best of paths.
+    assert heeded(300_000, sending_bps=200_000) is None
+    assert heeded(0, sending_bps=0) is None
 
 
 def test_an_ordinary_picture_leaves_at_once() -> None:
