@@ -259,6 +259,10 @@ def report(rows: list[dict[str, Any]]) -> None:
         for one in ("ours", "stock", "floor", "janus", "pion")
         if (one, 50) in cost and (one, 10) in cost
     }
+    memory = {one: row["rss_mb"] for one in SENDERS for row in rows if (row["sender"], row["viewers"]) == (one, 50)}
+    for row in rows:
+        if row["viewers"] == 10 and row["sender"] in marginal:
+            print(f"{row['sender']}: {(memory[row['sender']] - row['rss_mb']) / 40:.2f} MB a further viewer")
     print("a further viewer, from 10 to 50:", ", ".join(f"{one} {ms:.2f} ms" for one, ms in marginal.items()))
 
 

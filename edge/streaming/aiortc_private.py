@@ -131,7 +131,7 @@ _EXTENSIONS = (
     (13, "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time"),
 )
 _REMB_FMT = 15
-_SHEET_BYTES = 256 * 1024
+_SHEET_BYTES = 32 * 1024
 _NEEDED = (
     (RTCRtpSender, ("_run_rtp", "_retransmit", "_handle_rtcp_packet", "_send_keyframe", "send", "stop")),
     (RTCDtlsTransport, ("_send_rtp",)),
@@ -225,7 +225,7 @@ class RtpPath:
         What was there is overwritten.
         """
         if len(data) > len(self.datagrams):
-            self._grow(2 * len(data))
+            self._grow(len(data) * 5 // 4)
         datagrams, memory, length, srtp = self.datagrams, self._memory, self._length, self._srtp
         pack_into, srtp_protect, payload_type, ssrc = header.pack_into, lib.srtp_protect, self.payload_type, self.ssrc
         datagrams[: len(data)] = data
