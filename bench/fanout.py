@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 WIDTH, HEIGHT, FPS, BPS, SECONDS = 1920, 1080, 30, 4_000_000, 4
 VIEWERS, TURNS = (1, 5, 10, 25, 50), 3
-MEASURED_S = 4.0
+MEASURED_S = 3.0
 SENDERS = ("ours", "stock", "naive", "floor", "janus", "pion")
 TICKS = os.sysconf("SC_CLK_TCK")
 JANUS_PORT_RTP = 5104
