@@ -35,7 +35,7 @@ class _Live:
     """What both kinds share. `on_coded` gets Annex-B bytes, keyframe or not, and the sensor's time in nanoseconds."""
 
     kind: str
-    formats: tuple[str, ...]
+    formats = ("YUV420", "NV12")
     """Pixel formats it takes, the one to ask the camera for first."""
     on_coded: Callable[[bytes, bool, int], None]
     on_failed: Callable[[str], None]
@@ -56,6 +56,14 @@ class _Live:
         """Instead of picamera2's outputs. `timestamp`: microseconds since this encoder's first picture."""
         self.on_coded(bytes(frame), bool(keyframe), ((self.firsttimestamp or 0) + (timestamp or 0)) * 1000)
 
+    def encode(self, stream: object, request: object) -> None:
+        """picamera2's own, which stands behind this class."""
+        try:
+            if not self.broken and not self.ending:
+                super().encode(stream, request)  # type: ignore[misc]
+        except Exception as exc:  # noqa: BLE001  told as a failure
+            self.failed(exc)
+
     def failed(self, exc: Exception) -> None:
         """Once: what is broken is tried no more."""
         if not self.broken:
@@ -68,7 +76,6 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
     """V4L2, on a Zero 2 W, 3 and 4. picamera2 sets level 4.0 and no lower."""
 
     kind = "v4l2"
-    formats = ("YUV420", "NV12")
 
     def __init__(self, plan: Plan, keyframe_interval_s: float) -> None:
         blocks = -(-plan.width // 16) * -(-plan.height // 16) * plan.fps
@@ -102,13 +109,6 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
             control.value = bitrate_bps
             fcntl.ioctl(device, videodev2.VIDIOC_S_CTRL, control)
 
-    def encode(self, stream: object, request: object) -> None:
-        try:
-            if not self.broken and not self.ending:
-                super().encode(stream, request)
-        except Exception as exc:  # noqa: BLE001  told as a failure
-            self.failed(exc)
-
     def thread_poll(self, buf_available: object) -> None:
         try:
             super().thread_poll(buf_available)
@@ -120,7 +120,6 @@ class SoftwareEncoder(_Live, LibavH264Encoder):  # type: ignore[misc]
     """libx264, on a Pi 5 and on machines that are no Pi. One thread: frame threads cost a frame of delay each."""
 
     kind = "libx264"
-    formats = ("YUV420", "NV12")
 
     def __init__(self, plan: Plan, keyframe_interval_s: float) -> None:
         every = max(1, round(keyframe_interval_s * plan.fps))
@@ -144,13 +143,6 @@ class SoftwareEncoder(_Live, LibavH264Encoder):  # type: ignore[misc]
     def set_bitrate(self, bitrate_bps: int) -> None:
         """libx264 takes a new rate between pictures, since the rate buffer was set at open."""
         self._stream.codec_context.bit_rate = bitrate_bps
-
-    def encode(self, stream: object, request: object) -> None:
-        try:
-            if not self.broken and not self.ending:
-                super().encode(stream, request)
-        except Exception as exc:  # noqa: BLE001  told as a failure
-            self.failed(exc)
 
 
 class _KeyframesOnRequest:

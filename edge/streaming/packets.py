@@ -46,6 +46,7 @@ class Packets:
 
     unit: AccessUnit
     payloads: list[bytes]
+    payload_bytes: int
     _sheets: dict[tuple[int, int], Sheet] = field(default_factory=dict)
 
     def sheet(self, header_bytes: int, tag_bytes: int) -> Sheet:
@@ -98,5 +99,6 @@ class Packetizer:
             return latest
         if latest is not None:
             latest.forget_sheets()
-        made = self._latest[unit.quality] = Packets(unit, packetize(unit.payload, self._limit_bytes))
+        payloads = packetize(unit.payload, self._limit_bytes)
+        made = self._latest[unit.quality] = Packets(unit, payloads, sum(map(len, payloads)))
         return made

@@ -214,7 +214,7 @@ class RtpSender:
         self._remember(packets, timestamp)
         count = len(sheet.packets)
         self._packet_count += count
-        self._octet_count += sum(map(len, packets.payloads))
+        self._octet_count += packets.payload_bytes
         path.report(_ntp(_wall_s(now_s, unit.captured_ns)), timestamp, self._packet_count, self._octet_count)
         self._pacer.begin(len(sheet.data), asyncio.get_running_loop().time())
         self._current = _Current(packets, sheet)

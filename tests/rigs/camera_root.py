@@ -34,7 +34,8 @@ class CameraRoot:
             done = self.path / "built"
             if not done.exists():
                 subprocess.run(["rm", "-rf", str(self.path)], check=True)
-                self._logged(_RECIPE / "build.sh", self.path)
+                built = _ran([str(_RECIPE / "build.sh"), str(self.path)], {}, _BUILD_TIMEOUT_S)
+                assert built.returncode == 0, f"build.sh: {built.returncode}\n{built.stdout[-4000:]}"
                 done.touch()
             self.run(["/edge/dev", "env"], environment={"EDGE_VENV": ENVIRONMENT}, timeout_s=_BUILD_TIMEOUT_S)
 
@@ -56,30 +57,22 @@ class CameraRoot:
         self, command: Sequence[str], environment: Mapping[str, str], timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
         inside = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **environment}
-        return subprocess.run(
-            [str(_RECIPE / "inside.sh"), str(self.path), *command],
-            check=False,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            env={
-                **os.environ,
-                "PROJECT": str(PROJECT),
-                "RIG_CWD": "/edge",
-                "RIG_ENV": " ".join(f"{name}={value}" for name, value in inside.items()),
-            },
-        )
+        more = {
+            "PROJECT": str(PROJECT),
+            "RIG_CWD": "/edge",
+            "RIG_ENV": " ".join(f"{name}={value}" for name, value in inside.items()),
+        }
+        return _ran([str(_RECIPE / "inside.sh"), str(self.path), *command], more, timeout_s)
 
-    def _logged(self, *command: Path) -> None:
-        done = subprocess.run(
-            list(map(str, command)),
-            check=False,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_BUILD_TIMEOUT_S,
-        )
-        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
+
+def _ran(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=False,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout_s,
+        env={**os.environ, **environment},
+    )

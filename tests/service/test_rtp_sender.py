@@ -157,6 +157,7 @@ async def test_on_a_clean_path_every_picture_arrives(own: bool, profile: bytes) 
         assert not stage.counters["retransmissions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [0.02, 0.1])
 @pytest.mark.parametrize("own", [True, False])
 async def test_lost_packets_are_sent_again(own: bool, loss: float) -> None:
@@ -172,6 +173,7 @@ async def test_lost_packets_are_sent_again(own: bool, loss: float) -> None:
         assert len(pts) / ((pts[-1] - pts[0]) / 90_000 * FPS) > (0.9 if loss < 0.05 else 0.5)
 
 
+@pytest.mark.slow
 async def test_sequence_numbers_wrap_and_the_roll_over_is_counted() -> None:
     for profile in (b"GCM", b"AES128_CM"):
         async with watching(own=True, profile=profile, sequence=65_500) as (_, receiver, sender):
