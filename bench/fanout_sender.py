@@ -17,15 +17,15 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import av
-import uvicorn
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
-from fastapi import FastAPI, Request
 from pylibsrtp import Policy, Session
 from pylibsrtp._binding import ffi, lib
 
@@ -80,13 +80,17 @@ class Camera:
     def encode_sd(self, *, on: bool) -> None: ...
 
     async def play(self, push: Any) -> None:
-        begun_s = time.monotonic()
-        for number in itertools.count():
-            await asyncio.sleep(max(0.0, begun_s + number * FRAME_S - time.monotonic()))
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+
+        def picture(number: int) -> None:
+            loop.call_at(begun_s + (number + 1) * FRAME_S, picture, number + 1)
             payload, keyframe = self.pictures[number % len(self.pictures)]
             # The time that it was due: a loop that is late is seen as lateness.
-            captured_ns = int((begun_s + number * FRAME_S) * 1e9)
-            push(AccessUnit(payload, captured_ns, keyframe))
+            push(AccessUnit(payload, int((begun_s + number * FRAME_S) * 1e9), keyframe))
+
+        picture(0)
+        await loop.create_future()
 
 
 class Own(RtpSender):
@@ -94,16 +98,10 @@ class Own(RtpSender):
 
     watch: Watch
 
-    def _begin(self, path: Any) -> bool:
-        begun = super()._begin(path)
-        if begun and self._current is not None:
-            self._captured_ns = self._current.packets.unit.captured_ns
-        return begun
-
-    def _run_out(self, path: Any, current: Any) -> bool:
-        gone = super()._run_out(path, current)
+    def _run_out(self, path: Any, outgoing: Any, sheet: Any) -> bool:
+        gone = super()._run_out(path, outgoing, sheet)
         if gone:
-            self.watch.sent(self._captured_ns)
+            self.watch.sent(outgoing.packets.unit.captured_ns)
         return gone
 
 
@@ -125,15 +123,14 @@ class Stock(TrackSender):
 def fan_out(kind: str, camera: Camera) -> tuple[Any, Any, Any]:
     counters: Counter[str] = Counter()
     watch = Watch()
-    hub = Hub(camera, time.monotonic, counters)
+    hub = Hub(camera, time.monotonic, counters, dict.fromkeys(Quality, FRAME_S))
     Own.watch = Stock.watch = watch
-    factory = PeerFactory(hub, IceSettings(), RtpSettings(), counters)
+    factory = PeerFactory(hub, IceSettings(), RtpSettings(), counters, frame_s=FRAME_S)
 
     def sender() -> Any:
         if kind == "stock":
             return Stock()
-        made = Own(factory._packetizer, lambda: hub.wish_keyframe(made), counters)
-        return made
+        return Own(factory._packetizer, counters, frame_s=FRAME_S)
 
     factory._sender = sender  # type: ignore[method-assign]
     peers: list[Any] = []
@@ -249,20 +246,29 @@ async def main() -> None:
         answer, stats, push = naive(recording)
     else:
         answer, stats, push = fan_out(kind, camera)
-    app = FastAPI()
+    loop = asyncio.get_running_loop()
 
-    @app.post("/offer")
-    async def offer(request: Request) -> dict[str, str]:
-        return {"sdp": await answer(json.loads(await request.body())["sdp"]), "type": "answer"}
+    class Door(BaseHTTPRequestHandler):
+        """A thread that sleeps until it is asked: a web server's own clock would be counted as the sender's."""
 
-    @app.get("/stats")
-    async def told() -> dict[str, Any]:
-        return dict(stats())
+        def do_POST(self) -> None:
+            sdp = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["sdp"]
+            answered = asyncio.run_coroutine_threadsafe(answer(sdp), loop).result(30)
+            self._tell({"sdp": answered, "type": "answer"})
 
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve())
-        group.create_task(camera.play(push))
+        def do_GET(self) -> None:
+            self._tell(stats())
+
+        def _tell(self, told: dict[str, Any]) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+        def log_message(self, *_: Any) -> None: ...
+
+    door = ThreadingHTTPServer(("127.0.0.1", port), Door)
+    threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 3600}, daemon=True).start()
+    await camera.play(push)
 
 
 if __name__ == "__main__":

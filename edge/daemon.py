@@ -25,6 +25,7 @@ from edge.contract.messages import (
     ViewersStatus,
 )
 from edge.contract.topics import Topics
+from edge.core.access_unit import Quality
 from edge.core.backoff import Backoff
 from edge.errors import CameraUnavailable, ConfigInvalid, EdgeError, Unavailable
 from edge.host.journal import set_up_logging
@@ -139,7 +140,7 @@ class _Seen:
 
 
 class Daemon:
-    """One camera and everybody who watches it."""
+    """One camera and everybody who watches it. Made in its event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -155,7 +156,8 @@ class Daemon:
         self._camera = CameraProcess(
             settings.camera, self._push, self._camera_changed, self._sd_failed, values=controls.read()
         )
-        self._hub = Hub(self._camera, time.monotonic, self._counters)
+        frame_s = {Quality.HD: 1 / settings.camera.hd.fps, Quality.SD: 1 / settings.camera.sd.fps}
+        self._hub = Hub(self._camera, time.monotonic, self._counters, frame_s)
         self._unit_s = time.monotonic()
         self._broker = PahoBroker(
             settings.mqtt,
@@ -164,9 +166,9 @@ class Daemon:
             Message(self._topics.status, self._will().model_dump_json().encode(), retain=True),
         )
         self._outbox = Outbox(self._broker, self._topics, self.status, self._counters)
-        self._peers = PeerFactory(self._hub, settings.ice, settings.rtp, self._counters)
+        self._peers = PeerFactory(self._hub, settings.ice, settings.rtp, self._counters, frame_s=frame_s[Quality.HD])
         if self._peers.stock_because is not None:
-            log.warning("aiortc's own sender is used: %s is missing", self._peers.stock_because)
+            log.warning("aiortc's own sender is used, since this is not as it is known: %s", self._peers.stock_because)
         self._sessions = Sessions(
             settings.sessions,
             self._wish,
@@ -350,4 +352,8 @@ def run_daemon(settings: Settings) -> None:
         settings.state.dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigInvalid([f"state.dir: {exc.strerror}"]) from exc
-    asyncio.run(Daemon(settings).run())
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    await Daemon(settings).run()

@@ -1,4 +1,4 @@
-"""When the encoder is asked for a keyframe: many wishes, one request per interval."""
+"""When the encoder is asked for a keyframe: many wishes, one request per interval, none at the others' cost."""
 
 from __future__ import annotations
 
@@ -38,3 +38,37 @@ class KeyframeRequests:
     def came(self) -> None:
         """A keyframe came out of the encoder: it serves every wish that was pending."""
         self._pending = self._joining = False
+
+
+_FIRST_S, _MOST_S, _WELL_S = 0.5, 4.0, 10.0
+
+
+@dataclass(slots=True)
+class ViewerWishes:
+    """How often one viewer's losses may have a keyframe made, which costs all the others: seldom where it helps little.
+
+    The first wish is granted at once, further ones after 0.5, 1, 2 and then 4 seconds, until it was well for a while.
+    What is not granted is remembered.
+    """
+
+    _from_s: float = float("-inf")
+    _wait_s: float = _FIRST_S
+    _pending: bool = False
+
+    def wish(self, now_s: float) -> bool:
+        """Whether it is granted now."""
+        if now_s < self._from_s:
+            self._pending = True
+            return False
+        self._wait_s = _FIRST_S if now_s - self._from_s > _WELL_S else min(2 * self._wait_s, _MOST_S)
+        self._from_s = now_s + self._wait_s
+        self._pending = False
+        return True
+
+    def due(self, now_s: float) -> bool:
+        """Whether a remembered wish is granted now; called with every access unit."""
+        return self._pending and self.wish(now_s)
+
+    def came(self) -> None:
+        """The viewer was given a keyframe."""
+        self._pending = False

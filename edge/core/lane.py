@@ -12,7 +12,8 @@ class Lane(Generic[_T]):
     """Holds at most `limit` access units and starts, and starts again, only at a keyframe.
 
     Full: everything queued goes, since a viewer that is this late is served best by the next keyframe; nobody
-    else notices. `dropped` counts what was not taken, from the first keyframe on.
+    else notices. More than half full when a keyframe comes: it goes on from that. `dropped` counts what was not taken,
+    from the first keyframe on.
     """
 
     def __init__(self, limit: int = 8) -> None:
@@ -29,6 +30,9 @@ class Lane(Generic[_T]):
             self._units.clear()
             self._waits_for_keyframe = True
         if keyframe:
+            if len(self._units) > self._limit // 2:
+                self.dropped += len(self._units)
+                self._units.clear()
             self._started = True
             self._waits_for_keyframe = False
         elif self._waits_for_keyframe:

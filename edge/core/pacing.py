@@ -2,79 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 BURST_BYTES = 24_000
 """What may leave at once: a Wi-Fi link takes as much in one turn; an ordinary picture is less."""
-_CHUNK_S = 0.005
+_CHUNK_S, _CHUNK_BYTES = 0.005, 3_600
 _OF_A_FRAME = 0.7
 """On a good path a picture has left when this much of its frame's time has passed."""
 _OVER_ESTIMATE = 2.0
 _LEAST_BPS = 300_000.0
-_TELLING = 1.2
 
 
-def heeded(estimate_bps: float, sending_bps: float) -> float | None:
-    """The estimate where it tells something of the path; None where it is only a multiple of what is sent.
+class PathEstimate:
+    """What a viewer's path carries, by its own estimates (REMB), where they tell something of the path.
 
-    A receiver that gets little cannot know that there is room for more, and says little.
+    A receiver that gets little cannot know that there is room for more, and says little; so an estimate is heeded only
+    where it is below what the viewer wants, which is what the encode makes, whether it was sent or dropped. Heeded and
+    let go after two looks in a row, and let go when the viewer says nothing any more.
     """
-    return estimate_bps if estimate_bps < _TELLING * sending_bps else None
+
+    _TELLING = 1.2
+    _LOOK_S, _SILENT_S = 0.5, 3.0
+    _WANTED_S = 2.0
+
+    def __init__(self) -> None:
+        self._wanted_bps = 0.0
+        self._bytes, self._since_s = 0, float("-inf")
+        self._heeded_bps: float | None = None
+        self._low = False
+        self._looked_s = float("-inf")
+
+    def wanted(self, size_bytes: int, now_s: float) -> None:
+        """An access unit that the viewer is to get; keyframes are left out, their rate is not the encode's."""
+        passed_s = now_s - self._since_s
+        if passed_s >= self._WANTED_S:
+            self._wanted_bps = 8 * self._bytes / passed_s
+            self._bytes, self._since_s = 0, now_s
+        self._bytes += size_bytes
+
+    def told(self, estimate_bps: float, now_s: float) -> None:
+        """The viewer tells an estimate."""
+        low = estimate_bps < self._TELLING * self._wanted_bps
+        if self._heeded_bps is not None and low:
+            self._heeded_bps = estimate_bps
+        if now_s - self._looked_s >= self._LOOK_S:
+            if low == self._low:
+                self._heeded_bps = estimate_bps if low else None
+            self._low, self._looked_s = low, now_s
+
+    def bps(self, now_s: float) -> float | None:
+        """What the path carries; None: no narrower than what is sent, or not known."""
+        if now_s - self._looked_s > self._SILENT_S:
+            self._heeded_bps, self._low = None, False
+        return self._heeded_bps
 
 
-@dataclass(slots=True)
 class Pacer:
-    """A bucket that fills with time. `estimate_bps`: what the viewer's path carries, as it says; None: not known.
+    """A bucket that fills with time, for one viewer.
 
-    Without an estimate that matters, a picture leaves within its frame's time, a large one in chunks. With one, at
-    about twice the estimate, over several frames' time where it must.
+    Without an estimate of its path that matters, a picture leaves within its frame's time, a large one in chunks. With
+    one, at about twice the estimate, over several frames' time where it must.
     """
 
-    frame_s: float
-    estimate_bps: float | None = None
-    _rate_bytes_s: float = 0.0
-    _filled: float = BURST_BYTES
-    _at_s: float = 0.0
+    def __init__(self, frame_s: float) -> None:
+        self._frame_s = frame_s
+        self._path_bytes_s = float("inf")
+        self._wanted_bytes_s = 0.0
+        self._most_bytes: float = BURST_BYTES
+        self._filled: float = BURST_BYTES
+        self._at_s = 0.0
+
+    def path(self, path_bps: float | None) -> None:
+        """What the viewer's path carries; None: not known. Holds for the picture under way, too."""
+        if path_bps is None:
+            self._path_bytes_s, self._most_bytes = float("inf"), float(BURST_BYTES)
+        else:
+            self._path_bytes_s = max(_LEAST_BPS, path_bps * _OVER_ESTIMATE) / 8
+            # A viewer on a narrow path gets no burst that would fill its router's queue.
+            self._most_bytes = min(BURST_BYTES, self._path_bytes_s * self._frame_s)
 
     def begin(self, size_bytes: int, now_s: float) -> None:
         """A picture of this size is next."""
-        self._fill(now_s)
-        self._rate_bytes_s = max(size_bytes / _OF_A_FRAME, BURST_BYTES) / self.frame_s
-        if (path := self._path_bytes_s) is not None:
-            self._rate_bytes_s = min(self._rate_bytes_s, path)
+        self.room_bytes(now_s)
+        self._wanted_bytes_s = max(size_bytes / _OF_A_FRAME, BURST_BYTES) / self._frame_s
 
-    def may_send(self, now_s: float) -> bool:
-        """Whether another packet may leave now."""
-        self._fill(now_s)
-        return self._filled > 0
+    def room_bytes(self, now_s: float) -> float:
+        """What may leave now; where it is more than nothing, one packet that is larger may leave too."""
+        filled = self._filled + self._rate_bytes_s * max(0.0, now_s - self._at_s)
+        self._filled = filled = min(filled, self._most_bytes)
+        self._at_s = now_s
+        return filled
 
     def sent(self, size_bytes: int) -> None:
-        """So much left. The bucket may be overdrawn by one packet, or by one run of them."""
+        """So much left. The bucket may be overdrawn."""
         self._filled -= size_bytes
-
-    @property
-    def room_bytes(self) -> int:
-        """What may leave now, at least."""
-        return max(0, int(self._filled))
 
     def wait_s(self) -> float:
         """How long until the next chunk may leave, after `begin`."""
-        chunk_bytes = min(self._most_bytes, self._rate_bytes_s * _CHUNK_S)
-        return max(0.0, (chunk_bytes - self._filled) / self._rate_bytes_s)
+        rate = self._rate_bytes_s
+        chunk_bytes = min(self._most_bytes, max(rate * _CHUNK_S, _CHUNK_BYTES))
+        return max(0.0, (chunk_bytes - self._filled) / rate)
 
     @property
-    def _path_bytes_s(self) -> float | None:
-        if self.estimate_bps is None:
-            return None
-        return max(_LEAST_BPS, self.estimate_bps * _OVER_ESTIMATE) / 8
-
-    @property
-    def _most_bytes(self) -> float:
-        """A viewer on a narrow path gets no burst that would fill its router's queue."""
-        path = self._path_bytes_s
-        return BURST_BYTES if path is None else min(BURST_BYTES, path * self.frame_s)
-
-    def _fill(self, now_s: float) -> None:
-        passed_s = max(0.0, now_s - self._at_s)
-        self._filled = min(self._most_bytes, self._filled + self._rate_bytes_s * passed_s)
-        self._at_s = now_s
+    def _rate_bytes_s(self) -> float:
+        return min(self._wanted_bytes_s, self._path_bytes_s)

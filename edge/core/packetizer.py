@@ -59,11 +59,11 @@ def _together(nals: list[bytes]) -> bytes:
 
 def _fragments(nal: bytes, limit_bytes: int) -> list[bytes]:
     indicator, kind = nal[0] & _F_NRI | _FU_A, nal[0] & 0x1F
-    body = memoryview(nal)[1:]
-    count = -(-len(body) // (limit_bytes - _FU_HEADER_BYTES))
-    size = -(-len(body) // count)
-    starts = range(0, len(body), size)
-    return [
-        bytes([indicator, kind | (_START if at == 0 else 0) | (_END if at == starts[-1] else 0)]) + body[at : at + size]
-        for at in starts
-    ]
+    first, middle, last = (bytes([indicator, kind | mark]) for mark in (_START, 0, _END))
+    count = -(-(len(nal) - 1) // (limit_bytes - _FU_HEADER_BYTES))
+    size = -(-(len(nal) - 1) // count)
+    *starts, end = range(1, len(nal), size)
+    fragments = [middle + nal[at : at + size] for at in starts]
+    fragments[0] = first + fragments[0][_FU_HEADER_BYTES:]
+    fragments.append(last + nal[end:])
+    return fragments

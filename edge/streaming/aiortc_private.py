@@ -6,27 +6,41 @@ Pinned in pyproject.toml to the versions that this was read against: aiortc 1.16
 from __future__ import annotations
 
 import asyncio
-import inspect
+import contextlib
+import errno
+import random
+import socket
+import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioice.candidate import Candidate as IceCandidate
-from aioice.ice import Connection, StunProtocol, relayed_candidate, server_reflexive_candidate
-from aioice.turn import TurnTransport
-from aiortc import RTCRtpSender
-from aiortc.codecs import HEADER_EXTENSIONS, is_rtx
-from aiortc.rtcdtlstransport import RTCDtlsTransport
-from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters
-from aiortc.rtp import AnyRtcpPacket, RtcpPsfbPacket, unpack_remb_fci
-from pylibsrtp import Session
-from pylibsrtp._binding import ffi, lib
+from aioice.ice import CandidatePair, Connection, StunProtocol, relayed_candidate, server_reflexive_candidate
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender
+
+_absent: str | None = None
+try:
+    from aioice.turn import TurnClientMixin, TurnStreamMixin, TurnTransport
+    from aiortc.codecs import HEADER_EXTENSIONS, is_rtx
+    from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters
+    from aiortc.rtp import (
+        RTCP_SR,
+        AnyRtcpPacket,
+        RtcpByePacket,
+        RtcpPsfbPacket,
+        RtcpSdesPacket,
+        RtcpSourceInfo,
+        unpack_remb_fci,
+    )
+    from pylibsrtp import Policy, Session
+    from pylibsrtp._binding import ffi, lib
+except ImportError as exc:
+    _absent = str(exc)
 
 if TYPE_CHECKING:
-    import socket
-    import struct
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from aiortc import RTCPeerConnection
     from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpSendParameters
 
     from edge.core.candidate import Candidate
@@ -131,38 +145,67 @@ _EXTENSIONS = (
     (13, "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time"),
 )
 _REMB_FMT = 15
-_SHEET_BYTES = 32 * 1024
-_NEEDED = (
-    (RTCRtpSender, ("_run_rtp", "_retransmit", "_handle_rtcp_packet", "_send_keyframe", "send", "stop")),
-    (RTCDtlsTransport, ("_send_rtp",)),
-    (Connection, ("send",)),
-    (Session, ("protect",)),
-    (lib, ("srtp_protect",)),
-)
-_NEEDED_WORDS = (
-    (
-        RTCRtpSender.__init__,
-        ("__rtp_started", "__rtp_exited", "__ntp_timestamp", "__packet_count", "_rtx_ssrc", "_ssrc"),
-    ),
-    (RTCRtpSender.send, ("self._run_rtp(",)),
-    (RTCDtlsTransport.__init__, ("_tx_srtp",)),
-    (Connection.sendto, ("_nominated", "remote_addr", "protocol")),
-    (Session.__init__, ("_srtp",)),
+_VERSION, _EXTENDED = 0x80, 0x10
+_SENDER_REPORT = struct.Struct("!BBHIQIII")
+_REPORT_S = 1.0
+_EVENTS = ("rtp_started", "rtp_exited", "rtcp_started", "rtcp_exited")
+_COUNTS = ("packet_count", "octet_count", "lsr", "lsr_time", "rtt")
+_SENDER_PARTS = (
+    *("_ssrc", "_rtx_ssrc", "_run_rtp", "_run_rtcp", "_retransmit", "_handle_rtcp_packet", "_send_rtcp"),
+    *(f"_RTCRtpSender__{name}" for name in _EVENTS + _COUNTS),
 )
 
 
 def missing_for_own_sender() -> str | None:
-    """What this project's sender needs and the installed aiortc, aioice or pylibsrtp has not; None: nothing."""
-    for owner, names in _NEEDED:
-        for name in names:
-            if not hasattr(owner, name):
-                return f"{getattr(owner, '__name__', 'libsrtp')}.{name}"
-    for function, words in _NEEDED_WORDS:
-        source = inspect.getsource(function)
-        for word in words:
-            if word not in source:
-                return f"{word} in {function.__qualname__}"
-    return None
+    """What this project's sender needs of aiortc, aioice or pylibsrtp and does not find as it knows it; None: nothing.
+
+    Looks at a real connection that goes nowhere, and protects a packet in place. In a running event loop.
+    """
+    if _absent is not None:
+        return _absent
+    try:
+        return next(_differences(), None)
+    except Exception as exc:  # noqa: BLE001  whatever it is, the stock sender can do without
+        return f"{type(exc).__name__}: {exc}"
+
+
+def _differences() -> Iterator[str]:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    sender: Any = pc.addTransceiver("video", direction="sendonly").sender
+    yield from (f"RTCRtpSender.{name}" for name in _SENDER_PARTS if not hasattr(sender, name))
+    dtls = sender.transport
+    yield from (f"RTCDtlsTransport.{name}" for name in ("_tx_srtp", "_ssl") if not hasattr(dtls, name))
+    if not isinstance(dtls.transport._connection._nominated, dict):
+        yield "Connection._nominated"
+    if not hasattr(CandidatePair, "remote_addr"):
+        yield "CandidatePair.remote_addr"
+    for function, name in (
+        (RTCRtpSender.send, "_run_rtp"),
+        (RTCRtpSender.send, "_run_rtcp"),
+        (RTCRtpSender._handle_rtcp_packet, "_retransmit"),
+        (CandidatePair.__init__, "protocol"),
+        (TurnTransport.__init__, "_TurnTransport__inner_protocol"),
+        (TurnClientMixin.__init__, "peer_to_channel"),
+        (TurnClientMixin.__init__, "channel_refresh_at"),
+    ):
+        if name not in function.__code__.co_names:
+            yield f"{name} in {function.__qualname__}"
+    if not _protects_in_place():
+        yield "srtp_protect"
+
+
+def _protects_in_place() -> bool:
+    key = bytes(range(30))
+    packet = bytes([0x80, 102, 0, 1]) + bytes(8) + b"a payload"
+    ways = [
+        Session(Policy(key=key, ssrc_type=way, srtp_profile=Policy.SRTP_PROFILE_AES128_CM_SHA1_80))
+        for way in (Policy.SSRC_ANY_OUTBOUND, Policy.SSRC_ANY_INBOUND)
+    ]
+    memory, length = ffi.new("char[]", len(packet) + 10), ffi.new("int *")
+    ffi.buffer(memory)[: len(packet)] = packet
+    length[0] = len(packet)
+    failed = lib.srtp_protect(ways[0]._srtp[0], memory, length)
+    return not failed and ways[1].unprotect(bytes(ffi.buffer(memory)[: length[0]])) == packet
 
 
 def offer_extensions() -> None:
@@ -182,11 +225,30 @@ class OwnSender(Protocol):
 
     def estimate(self, bitrate_bps: int) -> None: ...
 
+    def fail(self) -> None: ...
+
     def close(self) -> None: ...
 
 
+class _Workspace:
+    """Where packets are protected, one run after the other, for all viewers: memory that stays in the cache."""
+
+    def __init__(self) -> None:
+        self.length = ffi.new("int *")
+        self.grow(64 * 1024)
+
+    def grow(self, size_bytes: int) -> None:
+        self.memory = ffi.new("char[]", size_bytes)
+        self.view = memoryview(ffi.buffer(self.memory))
+
+
+_workspace: _Workspace
+if _absent is None:
+    _workspace = _Workspace()
+
+
 class RtpPath:
-    """A connected peer's way out: its numbers, its protection and its socket; packets are protected in its buffer."""
+    """A connected peer's way out: its numbers, its protection and its socket. Event loop only."""
 
     def __init__(self, sender: RTCRtpSender, codec: RTCRtpCodecParameters, parameters: RTCRtpSendParameters) -> None:
         self._sender = sender
@@ -205,123 +267,222 @@ class RtpPath:
         connection: Any = self._dtls._ssl
         self.tag_bytes = 16 if b"GCM" in connection.get_selected_srtp_profile() else 10
         self._srtp = self._dtls._tx_srtp._srtp[0]
-        self._length = ffi.new("int *")
-        self._protocol: Any = None
-        self._grow(_SHEET_BYTES)
+        self._nominated = self._dtls.transport._connection._nominated
+        cname = RtcpSourceInfo(ssrc=self.ssrc, items=[(1, (parameters.rtcp.cname or "").encode())])
+        self._description = bytes(RtcpSdesPacket(chunks=[cname]))
+        self._report_at_s = 0.0
+        self.wear(0)
+        self._pair: Any = None
+        self._relay: _Relay | None = None
+        self.socket: socket.socket | None = None
+        """Where the kernel can be handed a run of packets at once."""
+        self.segmentation = True
+        """Until it refused."""
+
+    def wear(self, extension_bytes: int) -> None:
+        """How long the header extension of each packet is, with its own header."""
+        self._header = struct.Struct(f"!BBHII{extension_bytes}s")
+        self._first_byte = _VERSION | (_EXTENDED if extension_bytes else 0)
+
+    @property
+    def header_bytes(self) -> int:
+        """Of each packet, extension included."""
+        return self._header.size
 
     def protect(
         self,
-        data: bytes,
+        data: memoryview,
         packets: Sequence[tuple[int, int, int]],
         *,
-        header: struct.Struct,
-        first_byte: int,
         sequence: int,
         timestamp: int,
         extension: bytes,
-    ) -> None:
-        """Lay these packets (place, size without the tag, marker bit) into `datagrams`, with their headers, protected.
+    ) -> memoryview:
+        """These packets of a sheet (place, size without the tag, marker bit), with their headers, protected.
 
-        What was there is overwritten.
+        What comes back is good until the next call, of any path.
         """
-        if len(data) > len(self.datagrams):
-            self._grow(len(data) * 5 // 4)
-        datagrams, memory, length, srtp = self.datagrams, self._memory, self._length, self._srtp
-        pack_into, srtp_protect, payload_type, ssrc = header.pack_into, lib.srtp_protect, self.payload_type, self.ssrc
-        datagrams[: len(data)] = data
+        work, srtp = _workspace, self._srtp
+        first_byte, pack_into = self._first_byte, self._header.pack_into
+        begin, end = packets[0][0], packets[-1][0] + packets[-1][1] + self.tag_bytes
+        if end > len(work.view):
+            work.grow(end * 5 // 4)
+        view, memory, length = work.view, work.memory, work.length
+        view[begin:end] = data[begin:end]
+        srtp_protect, payload_type, ssrc = lib.srtp_protect, self.payload_type, self.ssrc
         # The one loop that runs for each packet of each viewer: no call of our own in it.
         for offset, plain_bytes, marker in packets:
-            pack_into(datagrams, offset, first_byte, payload_type | marker, sequence, timestamp, ssrc, extension)
+            pack_into(view, offset, first_byte, payload_type | marker, sequence, timestamp, ssrc, extension)
             length[0] = plain_bytes
             if srtp_protect(srtp, memory + offset, length):
                 raise ConnectionError("SRTP did not take a packet")
             sequence = (sequence + 1) & 0xFFFF
+        return view[begin:end]
+
+    def protect_again(
+        self, payload: bytes, *, marker: int, sequence: int, timestamp: int, extension: bytes, original: int
+    ) -> memoryview:
+        """As `protect`, of one packet that was sent as `original`. Source: RFC 4588, 4."""
+        assert self.rtx_payload_type is not None
+        kind = self.rtx_payload_type | marker
+        header = self._header.pack(self._first_byte, kind, sequence, timestamp, self.rtx_ssrc, extension)
+        packet = header + original.to_bytes(2, "big") + payload
+        work = _workspace
+        work.view[: len(packet)] = packet
+        work.length[0] = len(packet)
+        if lib.srtp_protect(self._srtp, work.memory, work.length):
+            raise ConnectionError("SRTP did not take a packet")
+        return work.view[: work.length[0]]
 
     @property
     def open(self) -> bool:
         """Whether a packet can leave; looks at the chosen pair, which may have changed."""
-        pair = self._dtls.transport._connection._nominated.get(1)
-        if pair is None:
-            return False
-        self.address: tuple[str, int] = pair.remote_addr
-        if pair.protocol is not self._protocol:
-            self._protocol = pair.protocol
-            transport = pair.protocol.transport
-            # Through TURN each packet gets the relay's own frame.
-            self.socket: socket.socket | None = (
-                None if isinstance(transport, TurnTransport) else transport.get_extra_info("socket")._sock
-            )
-        return True
+        pair = self._nominated.get(1)
+        if pair is not self._pair:
+            self._pair = pair
+            self._relay = self.socket = None
+            self.segmentation = True
+            if pair is not None:
+                self.address: tuple[str, int] = pair.remote_addr
+                transport = pair.protocol.transport
+                if isinstance(transport, TurnTransport):
+                    self._relay = _Relay(transport, self.address)
+                else:
+                    self.socket = transport.get_extra_info("socket")._sock
+        return pair is not None
 
     def send_datagram(self, datagram: memoryview) -> None:
         """Send a protected packet.
 
-        Raises: BlockingIOError: the socket is full. OSError.
+        Raises: BlockingIOError: the socket, or what waits for the relay, is full. OSError.
         """
-        if self.socket is None:
-            self._protocol.transport.sendto(bytes(datagram), self.address)
-        else:
+        if self.socket is not None:
             self.socket.sendto(datagram, self.address)
+        elif self._relay is not None:
+            self._relay.send(datagram)
 
-    def send(self, packet: bytes) -> None:
-        """Protect and send one packet; what does not go is lost."""
-        if self.open:
-            try:
-                self.send_datagram(memoryview(self._dtls._tx_srtp.protect(packet)))
-            except OSError:
-                return
-
-    def report(self, ntp: int, timestamp: int, packets: int, octets: int) -> None:
-        """For the sender reports and statistics: these two are of the same moment, and so much was sent."""
+    @property
+    def rtt_s(self) -> float:
+        """Round-trip time by the viewer's reports; 0 before there is one."""
         sender: Any = self._sender
-        sender._RTCRtpSender__ntp_timestamp = ntp
-        sender._RTCRtpSender__rtp_timestamp = timestamp
+        return sender._RTCRtpSender__rtt or 0.0
+
+    def report(self, ntp: int, timestamp: int, packets: int, octets: int, now_s: float) -> None:
+        """Say what was sent so far, to the viewer about once a second: these two times are of the same moment.
+
+        aiortc's reports have a task and a timer for each viewer, which wake the processor for nothing else.
+        """
+        sender: Any = self._sender
         sender._RTCRtpSender__packet_count = packets
         sender._RTCRtpSender__octet_count = octets
+        if now_s < self._report_at_s:
+            return
+        self._report_at_s = now_s + _REPORT_S * (0.5 + random.random())  # noqa: S311
+        sender._RTCRtpSender__lsr = ntp >> 16 & 0xFFFFFFFF
+        sender._RTCRtpSender__lsr_time = time.time()
+        counts = packets & 0xFFFFFFFF, octets & 0xFFFFFFFF
+        report = _SENDER_REPORT.pack(_VERSION, RTCP_SR, 6, self.ssrc, ntp, timestamp, *counts) + self._description
+        with contextlib.suppress(OSError):
+            self.send_datagram(memoryview(self._dtls._tx_srtp.protect_rtcp(report)))
 
-    def _grow(self, size: int) -> None:
-        self._memory = ffi.new("char[]", size)
-        self.datagrams = memoryview(ffi.buffer(self._memory))
+
+class _Relay:
+    """A TURN server as a way out: aioice makes a task of each datagram and lets any number wait; this does neither."""
+
+    _WAITING_BYTES = 64 * 1024
+    """A third of a second at 1.5 Mbit/s."""
+    _UNSENT_BYTES = 32 * 1024
+    _ASK_S = 1.0
+
+    def __init__(self, transport: TurnTransport, address: tuple[str, int]) -> None:
+        self._transport = transport
+        self._address = address
+        self._protocol: Any = transport._TurnTransport__inner_protocol  # type: ignore[attr-defined]
+        self._asked_at_s = 0.0
+        if isinstance(self._protocol, TurnStreamMixin):
+            # Over TCP and TLS: a slow path is to be seen here, and not to fill the kernel's megabytes first.
+            sock = self._protocol.transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._UNSENT_BYTES)
+
+    def send(self, datagram: memoryview) -> None:
+        """Raises: BlockingIOError: so much waits already. ConnectionError: the relay is gone."""
+        protocol = self._protocol
+        if protocol.transport.is_closing():
+            raise ConnectionError("the relay is gone")
+        if protocol.transport.get_write_buffer_size() > self._WAITING_BYTES:
+            raise BlockingIOError(errno.EAGAIN, "the relay is slow")
+        channel, now_s = protocol.peer_to_channel.get(self._address), time.time()
+        bound = channel is not None and now_s <= protocol.channel_refresh_at[channel]
+        if not bound and now_s > self._asked_at_s + self._ASK_S:
+            self._asked_at_s = now_s
+            self._transport.sendto(bytes(datagram), self._address)  # which binds the channel, in a task
+        elif channel is None:
+            raise BlockingIOError(errno.EAGAIN, "the relay binds its channel")
+        else:
+            protocol._send(struct.pack("!HH", channel, len(datagram)) + datagram)
 
 
 def take_over(sender: RTCRtpSender, own: OwnSender) -> None:
-    """Put a sender of our own in the place of aiortc's RTP task; RTCP stays aiortc's. Before the connection is made."""
-    handle_rtcp, send = sender._handle_rtcp_packet, sender.send
-    parameters: list[RTCRtpSendParameters] = []
+    """Put a sender of our own in the place of aiortc's two tasks. Before the connection is made."""
+    inner: Any = sender
+    taken = _TakenOver(inner, own)
+    inner.send, inner._run_rtp, inner._run_rtcp = taken.send, taken.run_rtp, taken.run_rtcp
+    inner._retransmit, inner._handle_rtcp_packet = taken.retransmit, taken.handle_rtcp
 
-    async def sending(given: RTCRtpSendParameters) -> None:
-        parameters.append(given)
-        await send(given)
 
-    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
-        inner: Any = sender
-        inner._RTCRtpSender__rtp_started.set()
+class _TakenOver:
+    """What stands in a sender in the place of aiortc's methods."""
+
+    def __init__(self, sender: Any, own: OwnSender) -> None:  # noqa: ANN401  its private parts
+        self._sender = sender
+        self._own = own
+        self._stock_send, self._stock_handle_rtcp = sender.send, sender._handle_rtcp_packet
+
+    async def send(self, parameters: RTCRtpSendParameters) -> None:
+        self._parameters = parameters
+        await self._stock_send(parameters)
+
+    async def run_rtp(self, codec: RTCRtpCodecParameters) -> None:
+        self._sender._RTCRtpSender__rtp_started.set()
         try:
-            own.connect(RtpPath(sender, codec, parameters[-1]))
+            self._own.connect(RtpPath(self._sender, codec, self._parameters))
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             pass
+        except Exception:  # noqa: BLE001  told as a failure
+            self._own.fail()
         finally:
-            own.close()
-            inner._RTCRtpSender__rtp_exited.set()
+            self._own.close()
+            self._sender._RTCRtpSender__rtp_exited.set()
 
-    async def retransmit(sequence_number: int) -> None:
-        own.retransmit(sequence_number)
+    async def run_rtcp(self) -> None:
+        """No more than the farewell: reports go with the pictures."""
+        self._sender._RTCRtpSender__rtcp_started.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            await self._sender._send_rtcp([RtcpByePacket(sources=[self._sender._ssrc])])
+        finally:
+            self._sender._RTCRtpSender__rtcp_exited.set()
 
-    async def handled(packet: AnyRtcpPacket) -> None:
-        if isinstance(packet, RtcpPsfbPacket) and packet.fmt == _REMB_FMT:
-            try:
-                bitrate_bps, ssrcs = unpack_remb_fci(packet.fci)
-            except ValueError:
-                return
-            if sender._ssrc in ssrcs:
-                own.estimate(bitrate_bps)
+    async def retransmit(self, sequence_number: int) -> None:
+        _guarded(self._own, self._own.retransmit, sequence_number)
+
+    async def handle_rtcp(self, packet: AnyRtcpPacket) -> None:
+        if not isinstance(packet, RtcpPsfbPacket) or packet.fmt != _REMB_FMT:
+            await self._stock_handle_rtcp(packet)
             return
-        await handle_rtcp(packet)
+        try:
+            bitrate_bps, ssrcs = unpack_remb_fci(packet.fci)
+        except ValueError:
+            return
+        if self._sender._ssrc in ssrcs:
+            _guarded(self._own, self._own.estimate, bitrate_bps)
 
-    _replace(sender, send=sending, _run_rtp=run_rtp, _retransmit=retransmit, _handle_rtcp_packet=handled)
 
-
-def _replace(sender: RTCRtpSender, **methods: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    for name, method in methods.items():
-        setattr(sender, name, method)
+def _guarded(own: OwnSender, act: Callable[[int], None], given: int) -> None:
+    """What is raised here would end aiortc's whole connection without a word."""
+    try:
+        act(given)
+    except Exception:  # noqa: BLE001  told as a failure
+        own.fail()

@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from edge.core.access_unit import Quality
-from edge.core.keyframes import KeyframeRequests
+from edge.core.keyframes import KeyframeRequests, ViewerWishes
 from edge.core.lateness import Lateness
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from edge.core.access_unit import AccessUnit
 
 log = logging.getLogger(__name__)
 
-_FRAME_S = 1 / 30
 _TELL_LATE_S = 10.0
 _NS_PER_90K_NUM, _NS_PER_90K_DEN = 9, 100_000
 
@@ -33,7 +32,7 @@ class Sender(Protocol):
         """Access units that this viewer was not sent, since it was too slow."""
 
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
-        """Send, queue or drop. False: this viewer can go on only from the next keyframe, ask for one."""
+        """Send, queue or drop. False: this viewer can go on only from a keyframe, and could take one now."""
 
 
 class Encodes(Protocol):
@@ -46,6 +45,7 @@ class Encodes(Protocol):
 
 @dataclass(slots=True)
 class _Encode:
+    lateness: Lateness
     requests: KeyframeRequests = field(default_factory=KeyframeRequests)
     last_ns: int = 0
 
@@ -57,6 +57,7 @@ class _Seat:
     quality: Quality
     wanted: Quality
     last_pts_90k: int = -1
+    wishes: ViewerWishes = field(default_factory=ViewerWishes)
     moved: asyncio.Future[None] | None = None
 
     def arrive(self, trouble: Exception | None = None) -> None:
@@ -71,21 +72,27 @@ class _Seat:
 class Hub:
     """The senders of all qualities.
 
-    A keyframe of a quality is asked for at most once per half second, however many wish, sooner for one that joins;
-    `now_s` is the monotonic clock. SD is encoded while a sender gets it or is to. Timestamps come from the capture
-    clock, one for both, so that they do not care how the access units were scheduled on the way; one that does not
-    advance (a fault of the encoder) is dropped and counted: a receiver would see a jump back.
+    A keyframe of a quality is asked for at most once per half second, however many wish, sooner for one that joins, and
+    for one that loses again and again every four seconds; `now_s` is the monotonic clock. `frame_s`: of each quality.
+    SD is encoded while a sender gets it or is to. Timestamps come from the capture clock, one for both, so that they do
+    not care how the access units were scheduled on the way; one that does not advance (a fault of the encoder) is
+    dropped and counted: a receiver would see a jump back.
     """
 
-    def __init__(self, encodes: Encodes, now_s: Callable[[], float], counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        encodes: Encodes,
+        now_s: Callable[[], float],
+        counters: Counter[str],
+        frame_s: Mapping[Quality, float],
+    ) -> None:
         self._camera = encodes
         self._now_s = now_s
         self._counters = counters
-        self._encodes = {quality: _Encode() for quality in Quality}
+        self._encodes = {quality: _Encode(Lateness(frame_s[quality])) for quality in Quality}
         self._seats: dict[Sender, _Seat] = {}
         self._epoch_ns: int | None = None
         self._sd_lives = True
-        self._lateness = Lateness(_FRAME_S)
         self._told_late_s = float("-inf")
         self._late = 0
 
@@ -143,7 +150,7 @@ class Hub:
     def wish_keyframe(self, sender: Sender) -> None:
         """A viewer needs a keyframe: it lost packets (PLI, FIR)."""
         seat = self._seats.get(sender)
-        if seat is not None:
+        if seat is not None and seat.wishes.wish(self._now_s()):
             self._wish(seat.quality)
 
     def push(self, unit: AccessUnit) -> None:
@@ -158,20 +165,20 @@ class Hub:
         pts_90k = (unit.captured_ns - self._epoch_ns) * _NS_PER_90K_NUM // _NS_PER_90K_DEN
         if unit.keyframe:
             encode.requests.came()
-        on_way = self._give(unit, pts_90k)
+        wished = self._give(unit, pts_90k)
         if unit.keyframe:
             self._sd_lives |= unit.quality is Quality.SD
             self._count()
         if self._seats:
-            self._judge(unit)
-        if not on_way:
+            self._judge(unit, encode.lateness)
+        if wished:
             self._wish(unit.quality)
         elif encode.requests.due(self._now_s()):
             self._ask(unit.quality)
 
     def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
-        """Push to those who get this quality, or do from now on; False: somebody needs a keyframe."""
-        on_way = True
+        """Push to those who get this quality, or do from now on; True: somebody needs a keyframe, and may have one."""
+        wished, now_s = False, self._now_s()
         for sender, seat in self._seats.items():
             if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
                 seat.quality = unit.quality
@@ -179,13 +186,16 @@ class Hub:
             if seat.quality is unit.quality:
                 # The other quality of this very picture may have gone out: two pictures never share a timestamp.
                 seat.last_pts_90k = max(pts_90k, seat.last_pts_90k + 1)
-                on_way &= sender.push(unit, seat.last_pts_90k)
-        return on_way
+                on_way = sender.push(unit, seat.last_pts_90k)
+                if unit.keyframe:
+                    seat.wishes.came()
+                wished |= seat.wishes.due(now_s) if on_way else seat.wishes.wish(now_s)
+        return wished
 
-    def _judge(self, unit: AccessUnit) -> None:
+    def _judge(self, unit: AccessUnit, lateness: Lateness) -> None:
         """Count what left late; say so, now and then: a thread that computes in this process holds up every viewer."""
         now_s = self._now_s()
-        if self._lateness.late(now_s - unit.captured_ns / 1e9):
+        if lateness.late(now_s - unit.captured_ns / 1e9):
             self._counters["late_frames"] += 1
             self._late += 1
         if self._late and now_s - self._told_late_s >= _TELL_LATE_S:

@@ -86,6 +86,7 @@ class Peer:
         track = sender if isinstance(sender, TrackSender) else "video"
         self._rtp = self._pc.addTransceiver(track, direction="sendonly").sender
         if isinstance(sender, RtpSender):
+            sender.failed = self._failed
             take_over(self._rtp, sender)
         on_keyframe_request(self._rtp, lambda: hub.wish_keyframe(sender))
         self._agent = IceAgent(self._pc)
@@ -168,6 +169,11 @@ class Peer:
         self._sender.close()
         await self._pc.close()
 
+    def _failed(self) -> None:
+        self._hub.leave(self._sender)
+        if not self._closing:
+            self._events.lost()
+
     def _state_changed(self) -> None:
         if self._closing:
             return
@@ -242,12 +248,15 @@ def _with_candidates(answer: str, mid: str, candidates: list[str]) -> str:
 class PeerFactory:
     """Makes the peers of the hub."""
 
-    def __init__(self, hub: Hub, settings: IceSettings, rtp: RtpSettings, counters: Counter[str]) -> None:
+    def __init__(
+        self, hub: Hub, settings: IceSettings, rtp: RtpSettings, counters: Counter[str], *, frame_s: float
+    ) -> None:
         self._hub = hub
+        self._frame_s = frame_s
         self._settings = settings
         self._rtp = rtp
         self._counters = counters
-        self._packetizer = Packetizer(rtp.packet_bytes - _OVERHEAD_BYTES)
+        self._packetizer = Packetizer(rtp.packet_bytes - _OVERHEAD_BYTES, counters)
         self.stock_because = missing_for_own_sender()
         """Why aiortc's own sender is taken; None: ours is."""
         if self.stock_because is None:
@@ -263,11 +272,9 @@ class PeerFactory:
     def _sender(self) -> RtpSender | TrackSender:
         if self.stock_because is not None:
             return TrackSender()
-        delay_ms = self._rtp.playout_delay_ms
-        sender = RtpSender(
+        return RtpSender(
             self._packetizer,
-            lambda: self._hub.wish_keyframe(sender),
             self._counters,
-            playout_delay_ms=(delay_ms, delay_ms),
+            frame_s=self._frame_s,
+            playout_delay_ms=(0, self._rtp.playout_delay_ms),
         )
-        return sender

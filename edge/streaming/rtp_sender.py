@@ -6,16 +6,15 @@ import asyncio
 import errno
 import logging
 import secrets
-import socket
 import struct
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from edge.core.annexb import BadBitstream
 from edge.core.budget import Budget
 from edge.core.lane import Lane
-from edge.core.pacing import Pacer, heeded
+from edge.core.pacing import BURST_BYTES, Pacer, PathEstimate
+from edge.streaming.packets import MARKER
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -27,75 +26,73 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_UDP_SEGMENT = 103
-_RTP_HEADER = struct.Struct("!BBHII")
-_VERSION, _EXTENDED = 0x80, 0x10
 _EXTENSION_PROFILE = 0xBEDE
-_NTP_EPOCH_S = 2_208_988_800
 _HISTORY_S = 1.5
-_ESTIMATE_S = 0.5
-_RESENT_PER_S, _RESENT_BURST = 500, 300
+_RESENT_PER_S, _RESENT_BURST = 250, 300
 """A tenth of 4 Mbit/s lost is 40 packets a second; who asks for all again gets no second stream."""
+_AGAIN_S = 0.05
+_FULL = {errno.EAGAIN, errno.EINTR, errno.ENOBUFS}
+_MID_BYTES = 6
+"""Of the longest that is told: browsers name their sections 0, 1 or video, and each packet has to carry it."""
 _NO_SEGMENTATION = {errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EMSGSIZE}
-_FRAME_S = 1 / 30
 
 
-class _Sent(NamedTuple):
-    """What was sent of one access unit, for resending."""
+class _Outgoing:
+    """An access unit on its way to one viewer, and then its history."""
 
-    first: int
-    number: int
-    packets: Packets
-    timestamp: int
-    at_s: float
+    __slots__ = ("first", "left_s", "packets", "resent_s", "run", "sent", "timestamp")
 
-
-class _Current:
-    """The access unit that is leaving: its protected packets, and which of them have left."""
-
-    __slots__ = ("packets", "run", "sent", "sheet")
-
-    def __init__(self, packets: Packets, sheet: Sheet) -> None:
+    def __init__(self, packets: Packets, first: int, timestamp: int, now_s: float) -> None:
         self.packets = packets
-        self.sheet = sheet
+        self.first = first
+        """The sequence number of its first packet."""
+        self.timestamp = timestamp
+        self.left_s = now_s
+        """When the last of it left, so far."""
+        self.resent_s: dict[int, float] = {}
+        """When a packet was last sent again."""
         self.run = 0
         self.sent = 0
+        """How many packets have left; also where the rest was cut off."""
 
 
 class RtpSender:
     """A viewer's lane and its way out. Event loop only; never blocks, never raises.
 
     The first access units may be pushed before there is a path. What the socket does not take at once costs the rest of
-    that access unit; the viewer goes on at the next keyframe, which `wish_keyframe` asks for. `counters` counts
-    `frames_cut` (the socket was full), `segmentation_refused`, `retransmissions`, `packets_not_resent`.
+    that access unit; the viewer goes on at the next keyframe. `failed` is called once where it cannot go on at all.
+    `counters` counts `frames_cut` (the socket was full), `segmentation_refused`, `retransmissions`,
+    `packets_not_resent`, `datagrams_failed`, `sender_bugs`.
     """
+
+    failed: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
         packetizer: Packetizer,
-        wish_keyframe: Callable[[], None],
         counters: Counter[str],
         *,
+        frame_s: float,
         playout_delay_ms: tuple[int, int] = (0, 0),
         limit: int = 8,
     ) -> None:
         self._packetizer = packetizer
-        self._wish_keyframe = wish_keyframe
         self._counters = counters
         self._playout_delay_ms = playout_delay_ms
-        self._lane: Lane[tuple[AccessUnit, int]] = Lane(limit)
-        self._pacer = Pacer(_FRAME_S)
+        self._lane: Lane[tuple[Packets, int]] = Lane(limit)
+        self._pacer = Pacer(frame_s)
+        self._loop = asyncio.get_running_loop()
         self._path: RtpPath | None = None
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._current: _Current | None = None
-        self._history: deque[_Sent] = deque()
+        self._current: tuple[_Outgoing, Sheet] | None = None
+        self._history: deque[_Outgoing] = deque()
         # Below half, so that the roll-over comes late: a receiver that missed the first packets counts it wrong.
         self._sequence = secrets.randbelow(1 << 15)
         self._rtx_sequence = secrets.randbelow(1 << 15)
         self._timestamp_base = secrets.randbits(32)
-        self._segmentation = True
         self._packet_count = self._octet_count = 0
-        self._estimated = (0.0, 0)
+        self._estimate = PathEstimate()
         self._resending = Budget(per_s=_RESENT_PER_S, burst=_RESENT_BURST)
 
     @property
@@ -103,185 +100,180 @@ class RtpSender:
         return self._lane.dropped
 
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
-        on_way = self._lane.push((unit, pts_90k), keyframe=unit.keyframe)
+        if self._closed:
+            return True
+        packets = self._packetizer.packets(unit)
+        if packets is None:
+            self._lane.cut()  # nothing that follows is of use to a viewer that never saw this one
+            return False
+        if not unit.keyframe:
+            self._estimate.wanted(len(unit.payload), time.monotonic())
+        on_way = self._lane.push((packets, pts_90k), keyframe=unit.keyframe)
         if self._path is not None and self._timer is None:
             self._send()
-        return on_way
+        # While older packets still wait for their turn a keyframe could only wait behind them.
+        return on_way or self._timer is not None
 
     def connect(self, path: RtpPath) -> None:
         """Packets can leave from now on."""
         self._path = path
         self._extension = HeaderExtension(path.extensions, path.mid, self._playout_delay_ms)
-        self._header = struct.Struct(f"!BBHII{self._extension.bytes}s")
-        self._first_byte = _VERSION | (_EXTENDED if self._extension.bytes else 0)
+        path.wear(self._extension.bytes)
         self._send()
 
     def estimate(self, bitrate_bps: int) -> None:
         """What the viewer says that its path carries (REMB)."""
-        now_s = asyncio.get_running_loop().time()
-        since_s, octets = self._estimated
-        if now_s - since_s >= _ESTIMATE_S:
-            sending_bps = 8 * (self._octet_count - octets) / (now_s - since_s)
-            self._pacer.estimate_bps = heeded(float(bitrate_bps), sending_bps)
-            self._estimated = now_s, self._octet_count
+        now_s = time.monotonic()
+        self._estimate.told(bitrate_bps, now_s)
+        self._pacer.path(self._estimate.bps(now_s))
 
     def close(self) -> None:
         """Nothing leaves any more. Idempotent."""
+        self._closed = True
         self._path = self._current = None
         self._history.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def fail(self) -> None:
+        """In an exception's handler: a bug. This viewer's session ends; nobody else notices."""
+        log.exception("a bug in the sender")  # noqa: LOG004  called in a handler
+        self._counters["sender_bugs"] += 1
+        self.close()
+        self.failed()
+
     def retransmit(self, sequence: int) -> None:
-        """Send a lost packet again, under RTX's own number (RFC 4588)."""
+        """Send a lost packet again, under RTX's own number (RFC 4588). A viewer that knows no RTX gets none."""
         path = self._path
-        if path is None or path.rtx_payload_type is None:
+        if path is None or path.rtx_payload_type is None or not path.open:
             return
-        if not self._resending.take(asyncio.get_running_loop().time()):
+        now_s = time.monotonic()
+        lost = self._lost(sequence, now_s, path.rtt_s)
+        # What is sent again has its place in the pace; a path that loses all would only be flooded.
+        if lost is None or self._pacer.room_bytes(now_s) < -BURST_BYTES or not self._resending.take(now_s):
             self._counters["packets_not_resent"] += 1
             return
-        for sent in reversed(self._history):
-            number = (sequence - sent.first) & 0xFFFF
-            if number < sent.number:
-                break
-        else:
-            self._counters["packets_not_resent"] += 1
-            return
-        payloads = sent.packets.payloads
-        marker = 0x80 if number == len(payloads) - 1 else 0
-        extension = self._extension.at(time.time(), sent.packets.unit.captured_ns)
-        header = self._header.pack(
-            self._first_byte,
-            path.rtx_payload_type | marker,
-            self._rtx_sequence,
-            sent.timestamp,
-            path.rtx_ssrc,
-            extension,
+        outgoing, number = lost
+        outgoing.resent_s[number] = now_s
+        payloads = outgoing.packets.payloads
+        datagram = path.protect_again(
+            payloads[number],
+            marker=MARKER if number == len(payloads) - 1 else 0,
+            sequence=self._rtx_sequence,
+            timestamp=outgoing.timestamp,
+            extension=self._extension.at(now_s, outgoing.packets.captured_ntp),
+            original=sequence,
         )
         self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
-        self._counters["retransmissions"] += 1
-        path.send(header + sequence.to_bytes(2, "big") + payloads[number])
+        try:
+            path.send_datagram(datagram)
+        except OSError:
+            self._counters["packets_not_resent"] += 1
+        else:
+            self._counters["retransmissions"] += 1
+            self._pacer.sent(len(datagram))
+
+    def _lost(self, sequence: int, now_s: float, rtt_s: float) -> tuple[_Outgoing, int] | None:
+        """The access unit of this packet, and which of it it is; None: too old, never sent, or just sent again."""
+        for outgoing in reversed(self._history):
+            number = (sequence - outgoing.first) & 0xFFFF
+            if number < len(outgoing.packets.payloads):
+                again_s = outgoing.resent_s.get(number, float("-inf")) + max(_AGAIN_S, rtt_s)
+                return (outgoing, number) if number < outgoing.sent and now_s >= again_s else None
+        return None
 
     def _send(self) -> None:
         """As much as may leave now; the rest when the pacer says."""
         self._timer = None
-        try:
-            self._send_on()
-        except Exception:
-            # This viewer gets nothing more, and asks anew; nobody else notices. A test run fails on the counter.
-            log.exception("a bug in the sender")
-            self._counters["sender_bugs"] += 1
-            self.close()
-
-    def _send_on(self) -> None:
         path = self._path
-        if path is None or not path.open:
-            return
-        while True:
-            if self._current is None and not self._begin(path):
-                return
-            assert self._current is not None
-            if not self._run_out(path, self._current):
-                return
-            self._current = None
+        try:
+            if path is not None and path.open:
+                while (current := self._current or self._begin(path)) is not None:
+                    if not self._run_out(path, *current):
+                        return
+                    self._current = None
+        except Exception:  # noqa: BLE001  told as a failure
+            self.fail()
 
-    def _begin(self, path: RtpPath) -> bool:
-        """Take the next access unit from the lane and fill in its packets."""
+    def _begin(self, path: RtpPath) -> tuple[_Outgoing, Sheet] | None:
+        """Take the next access unit from the lane."""
         item = self._lane.take()
         if item is None:
-            return False
-        unit, pts_90k = item
-        try:
-            packets = self._packetizer.packets(unit)
-        except (BadBitstream, ValueError) as exc:
-            log.error("an access unit cannot be sent: %s", exc)  # noqa: TRY400
-            self._counters["frames_unsendable"] += 1
-            return self._begin(path)
-        sheet = packets.sheet(_RTP_HEADER.size + self._extension.bytes, path.tag_bytes)
-        now_s = time.time()
-        timestamp = (self._timestamp_base + pts_90k) & 0xFFFFFFFF
-        extension = self._extension.at(now_s, unit.captured_ns)
-        path.protect(
-            sheet.data,
-            sheet.packets,
-            header=self._header,
-            first_byte=self._first_byte,
-            sequence=self._sequence,
-            timestamp=timestamp,
-            extension=extension,
-        )
-        self._remember(packets, timestamp)
-        count = len(sheet.packets)
-        self._packet_count += count
-        self._octet_count += packets.payload_bytes
-        path.report(_ntp(_wall_s(now_s, unit.captured_ns)), timestamp, self._packet_count, self._octet_count)
-        self._pacer.begin(len(sheet.data), asyncio.get_running_loop().time())
-        self._current = _Current(packets, sheet)
-        return True
+            return None
+        packets, pts_90k = item
+        now_s = time.monotonic()
+        outgoing = _Outgoing(packets, self._sequence, (self._timestamp_base + pts_90k) & 0xFFFFFFFF, now_s)
+        self._sequence = (self._sequence + len(packets.payloads)) & 0xFFFF
+        history = self._history
+        history.append(outgoing)
+        while history[0].left_s < now_s - _HISTORY_S:
+            history.popleft()
+        sheet = packets.sheet(path.header_bytes, path.tag_bytes)
+        self._pacer.path(self._estimate.bps(now_s))
+        self._pacer.begin(sheet.size_bytes, now_s)
+        self._current = outgoing, sheet
+        return self._current
 
-    def _remember(self, packets: Packets, timestamp: int) -> None:
-        now_s = asyncio.get_running_loop().time()
-        count = len(packets.payloads)
-        self._history.append(_Sent(self._sequence, count, packets, timestamp, now_s))
-        while now_s - self._history[0].at_s > _HISTORY_S:
-            self._history.popleft()
-        self._sequence = (self._sequence + count) & 0xFFFF
-
-    def _run_out(self, path: RtpPath, current: _Current) -> bool:
-        """Whether all of it has left."""
-        loop = asyncio.get_running_loop()
-        runs = current.sheet.runs
-        while current.run < len(runs):
-            if not self._pacer.may_send(loop.time()):
-                self._timer = loop.call_later(self._pacer.wait_s(), self._send)
+    def _run_out(self, path: RtpPath, outgoing: _Outgoing, sheet: Sheet) -> bool:
+        """Send what may leave; whether no more of it will."""
+        while outgoing.run < len(sheet.runs):
+            run = sheet.runs[outgoing.run]
+            now_s = time.monotonic()
+            room = self._pacer.room_bytes(now_s)
+            if room <= 0:
+                self._timer = self._loop.call_later(self._pacer.wait_s(), self._send)
                 return False
-            first, count, segment = runs[current.run]
-            room = max(1, self._pacer.room_bytes // segment)
-            some = min(count - current.sent, room)
-            size = self._send_some(path, current.sheet, first + current.sent, some, segment)
-            if size is None:
-                self._cut()
+            stop = min(run.stop, outgoing.sent + max(1, int(room) // run.segment_bytes))
+            if not self._send_some(path, outgoing, sheet, stop, now_s):
+                # The rest of it is lost, and what waits is of no use without it.
+                self._counters["frames_cut"] += 1
+                self._lane.cut()
                 return True
-            self._pacer.sent(size)
-            current.sent += some
-            if current.sent == count:
-                current.run, current.sent = current.run + 1, 0
+            if stop == run.stop:
+                outgoing.run += 1
         return True
 
-    def _send_some(self, path: RtpPath, sheet: Sheet, first: int, count: int, segment: int) -> int | None:
-        """Send these packets; their bytes, or None where the socket is full."""
-        packets = sheet.packets
-        last = packets[first + count - 1]
-        start, end = packets[first].offset, last.offset + last.plain_bytes + path.tag_bytes
-        datagrams = path.datagrams
+    def _send_some(self, path: RtpPath, outgoing: _Outgoing, sheet: Sheet, stop: int, now_s: float) -> bool:
+        """Send the packets of a run from where it stands up to `stop`; False: the socket is full."""
+        run = sheet.runs[outgoing.run]
+        some = sheet.packets[outgoing.sent : stop]
+        datagrams = path.protect(
+            sheet.data,
+            some,
+            sequence=(outgoing.first + outgoing.sent) & 0xFFFF,
+            timestamp=outgoing.timestamp,
+            extension=self._extension.at(now_s, outgoing.packets.captured_ntp),
+        )
         try:
-            if count > 1 and self._segmentation and path.socket is not None:
+            if len(some) == 1 or not path.segmentation or path.socket is None:
+                self._one_by_one(path, datagrams, run.segment_bytes)
+            else:
                 try:
-                    ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, segment.to_bytes(2, "little"))]
-                    path.socket.sendmsg([datagrams[start:end]], ancillary, 0, path.address)
+                    path.socket.sendmsg((datagrams,), run.ancillary, 0, path.address)
                 except OSError as exc:
                     if exc.errno not in _NO_SEGMENTATION:
                         raise
-                    self._segmentation = False
+                    path.segmentation = False
                     self._counters["segmentation_refused"] += 1
-                else:
-                    return end - start
-            for at in range(start, end, segment):
-                path.send_datagram(datagrams[at : min(at + segment, end)])
-        except (BlockingIOError, InterruptedError):
-            return None
+                    self._one_by_one(path, datagrams, run.segment_bytes)
         except OSError as exc:
+            if exc.errno in _FULL:
+                return False
             # As a lost packet: whether the viewer is gone is told by ICE.
             log.debug("a datagram was not sent: %s", exc)
-            self._counters["datagrams_failed"] += count
-        return end - start
+            self._counters["datagrams_failed"] += len(some)
+        size_bytes = len(datagrams)
+        outgoing.sent, outgoing.left_s = stop, now_s
+        self._pacer.sent(size_bytes)
+        self._packet_count += len(some)
+        self._octet_count += size_bytes - len(some) * (path.header_bytes + path.tag_bytes)
+        path.report(outgoing.packets.captured_ntp, outgoing.timestamp, self._packet_count, self._octet_count, now_s)
+        return True
 
-    def _cut(self) -> None:
-        """The rest of this access unit is lost, and what waits is of no use without it."""
-        self._counters["frames_cut"] += 1
-        self._lane.cut()
-        self._wish_keyframe()
+    def _one_by_one(self, path: RtpPath, datagrams: memoryview, segment_bytes: int) -> None:
+        for at in range(0, len(datagrams), segment_bytes):
+            path.send_datagram(datagrams[at : at + segment_bytes])
 
 
 class HeaderExtension:
@@ -294,7 +286,7 @@ class HeaderExtension:
 
     def __init__(self, ids: dict[str, int], mid: str, playout_delay_ms: tuple[int, int]) -> None:
         fixed = b""
-        if self.MID in ids and 0 < len(mid) <= 16:
+        if self.MID in ids and 0 < len(mid) <= _MID_BYTES:
             fixed += bytes([ids[self.MID] << 4 | len(mid) - 1]) + mid.encode()
         if self.PLAYOUT_DELAY in ids:
             lowest, highest = (delay_ms // 10 for delay_ms in playout_delay_ms)
@@ -303,24 +295,16 @@ class HeaderExtension:
         size = len(fixed) + 4 * (self._send_id is not None) + 9 * (self._capture_id is not None)
         words = -(-size // 4)
         self.bytes = 4 + 4 * words if size else 0
-        self._fixed = struct.pack("!HH", _EXTENSION_PROFILE, words) + fixed
+        self._fixed = struct.pack("!HH", _EXTENSION_PROFILE, words) + fixed if size else b""
 
-    def at(self, now_s: float, captured_ns: int) -> bytes:
-        """For a packet that leaves now. Shorter than `bytes` where padding follows."""
-        if not self.bytes:
-            return b""
+    def at(self, now_s: float, captured_ntp: int) -> bytes:
+        """For packets that leave at `now_s` of the monotonic clock: abs-send-time is told from one to the next.
+
+        Shorter than `bytes` where padding follows.
+        """
         made = self._fixed
         if self._send_id is not None:
-            made += bytes([self._send_id << 4 | 2]) + (_ntp(now_s) >> 14 & 0xFFFFFF).to_bytes(3, "big")
+            made += (self._send_id << 28 | 2 << 24 | int(now_s * (1 << 18)) & 0xFFFFFF).to_bytes(4, "big")
         if self._capture_id is not None:
-            made += bytes([self._capture_id << 4 | 7]) + _ntp(_wall_s(now_s, captured_ns)).to_bytes(8, "big")
+            made += (self._capture_id << 68 | 7 << 64 | captured_ntp).to_bytes(9, "big")
         return made
-
-
-def _wall_s(now_s: float, captured_ns: int) -> float:
-    """The wall clock at the capture."""
-    return now_s - (time.monotonic_ns() - captured_ns) / 1e9
-
-
-def _ntp(wall_s: float) -> int:
-    return int((wall_s + _NTP_EPOCH_S) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF

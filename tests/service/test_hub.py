@@ -36,7 +36,7 @@ class Camera:
         self.counters: Counter[str] = Counter()
         self.asked_sd: list[float] = []
         self.sd = False
-        self.hub = Hub(self, lambda: self.now_s, self.counters)
+        self.hub = Hub(self, lambda: self.now_s, self.counters, dict.fromkeys(Quality, 1 / 30))
         self._frame = 0
 
     def request_keyframe(self, quality: Quality) -> None:

@@ -80,7 +80,7 @@ class Stage:
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
         self.source = SyntheticSource(Plan(320, 240, 30, 50_000, 300_000), Plan(160, 120, 30, 50_000, 100_000), 10)
-        self.hub = Hub(self.source, asyncio.get_running_loop().time, self.counters)
+        self.hub = Hub(self.source, asyncio.get_running_loop().time, self.counters, dict.fromkeys(Quality, 1 / 30))
         loop = asyncio.get_running_loop()
 
         def post(unit: AccessUnit) -> None:
@@ -90,9 +90,12 @@ class Stage:
         self.profile = read_profile_level(self.format.profile_level_id)
         assert self.profile is not None
 
+    def factory(self, settings: IceSettings) -> PeerFactory:
+        return PeerFactory(self.hub, settings, RtpSettings(), self.counters, frame_s=1 / 30)
+
     async def answer(self, events: Events, sdp: str, servers: list[IceServer], **options: Any) -> tuple[Peer, str]:
         settings = IceSettings(allowed_hosts=options.pop("allowed", []), gather_timeout_s=0.8)
-        peer = PeerFactory(self.hub, settings, RtpSettings(), self.counters)(events, servers, Quality.HD)
+        peer = self.factory(settings)(events, servers, Quality.HD)
         offer = read_offer(sdp)
         assert self.profile is not None
         return peer, await peer.answer(offer, offer.choose(self.profile), **options)
@@ -203,7 +206,7 @@ async def test_a_peer_closed_while_it_answers_refuses_and_leaks_no_task() -> Non
     async with stage() as on:
         viewer, events = Viewer(), Events()
         sdp = await viewer.offer()
-        peer = PeerFactory(on.hub, IceSettings(), RtpSettings(), on.counters)(events, [], Quality.HD)
+        peer = on.factory(IceSettings())(events, [], Quality.HD)
         await peer.close()
         offer = read_offer(sdp)
         assert on.profile is not None

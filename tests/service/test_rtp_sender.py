@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import random
 import threading
@@ -100,7 +101,7 @@ class Stage:
         self.counters: Counter[str] = Counter()
         self.source = SyntheticSource(Plan(640, 360, FPS, 50_000, 1_500_000), Plan(160, 120, FPS, 50_000, 100_000), 60)
         loop = asyncio.get_running_loop()
-        self.hub = Hub(self.source, loop.time, self.counters)
+        self.hub = Hub(self.source, loop.time, self.counters, dict.fromkeys(Quality, 1 / FPS))
         self.units: list[AccessUnit] = []
 
         def push(unit: AccessUnit) -> None:
@@ -114,7 +115,7 @@ class Stage:
         profile = read_profile_level(opening.format.profile_level_id)
         assert profile is not None
         self.profile = profile
-        self.factory = PeerFactory(self.hub, IceSettings(), RtpSettings(), self.counters)
+        self.factory = PeerFactory(self.hub, IceSettings(), RtpSettings(), self.counters, frame_s=1 / FPS)
         assert self.factory.stock_because is None
         if not own:
             self.factory.stock_because = "the test says so"
@@ -205,7 +206,7 @@ async def test_a_full_socket_costs_the_rest_of_the_picture_and_a_keyframe() -> N
                 nonlocal refusals
                 if refusals:
                     refusals -= 1
-                    raise BlockingIOError
+                    raise BlockingIOError(errno.EAGAIN, "full")
                 return int(real.sendmsg(*given))
 
             def sendto(self, *given: Any) -> int:
@@ -266,7 +267,8 @@ async def test_where_something_is_missing_the_stock_sender_takes_over(monkeypatc
     assert missing_for_own_sender() == "RTCRtpSender._retransmit"
     counters: Counter[str] = Counter()
     source = SyntheticSource(Plan(320, 240, FPS, 50_000, 300_000), Plan(160, 120, FPS, 50_000, 100_000), 10)
-    factory = PeerFactory(Hub(source, lambda: 0.0, counters), IceSettings(), RtpSettings(), counters)
+    hub = Hub(source, lambda: 0.0, counters, dict.fromkeys(Quality, 1 / FPS))
+    factory = PeerFactory(hub, IceSettings(), RtpSettings(), counters, frame_s=1 / FPS)
     assert factory.stock_because == "RTCRtpSender._retransmit"
     peer: Any = factory(Events(), [], Quality.HD)
     assert isinstance(peer._sender, TrackSender)

@@ -25,6 +25,8 @@ class LaneBesideItsModel(RuleBasedStateMachine):
         number, self.offered = self.offered, self.offered + 1
         if len(self.queued) == self.limit:
             self.queued, self.decodable = [], False
+        if keyframe and len(self.queued) > self.limit // 2:
+            self.queued = []
         self.seen_a_keyframe |= keyframe
         self.decodable |= keyframe
         self.before_the_first_keyframe += not self.seen_a_keyframe
@@ -68,6 +70,16 @@ def test_a_full_lane_gives_up_what_it_holds_and_waits_for_the_next_keyframe() ->
     assert not lane.push("delta 3", keyframe=False)
     assert lane.push("key 2", keyframe=True)
     assert (lane.take(), lane.dropped) == ("key 2", 4)
+
+
+def test_one_that_is_far_behind_goes_on_from_a_keyframe_and_one_that_is_not_misses_nothing() -> None:
+    lane: Lane[int] = Lane(limit=4)
+    lane.push(0, keyframe=True)
+    lane.push(1, keyframe=False)
+    lane.push(2, keyframe=True)
+    assert (len(lane), lane.dropped) == (3, 0)
+    lane.push(3, keyframe=True)
+    assert (lane.take(), lane.dropped) == (3, 3)
 
 
 def test_a_keyframe_into_a_full_lane_is_where_it_goes_on() -> None:

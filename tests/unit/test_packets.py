@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 
@@ -17,13 +18,14 @@ MID, SEND = HeaderExtension.MID, HeaderExtension.ABS_SEND_TIME
 PLAYOUT, CAPTURE = HeaderExtension.PLAYOUT_DELAY, HeaderExtension.ABS_CAPTURE_TIME
 
 
-def unit(size: int) -> AccessUnit:
-    return AccessUnit(join_annexb([SPS, PPS, b"\x65" + b"\x55" * size]), 1, keyframe=True)
+def unit(size: int, captured_ns: int = 1) -> AccessUnit:
+    return AccessUnit(join_annexb([SPS, PPS, b"\x65" + b"\x55" * size]), captured_ns, keyframe=True)
 
 
 def test_all_viewers_share_what_is_made_once() -> None:
-    packetizer, picture = Packetizer(1140), unit(5000)
+    packetizer, picture = Packetizer(1140, Counter()), unit(5000)
     packets = packetizer.packets(picture)
+    assert packets is not None
     assert packetizer.packets(picture) is packets
     assert packets.sheet(28, 16) is packets.sheet(28, 16)
     assert packets.sheet(28, 16) is not packets.sheet(28, 10)
@@ -32,21 +34,26 @@ def test_all_viewers_share_what_is_made_once() -> None:
 
 @pytest.mark.parametrize(("header", "tag"), [(12, 10), (40, 16)])
 def test_a_sheet_has_every_payload_in_its_place_and_runs_of_one_size(header: int, tag: int) -> None:
-    packets = Packetizer(1140).packets(unit(60_000))
+    packets = Packetizer(1140, Counter()).packets(unit(60_000))
+    assert packets is not None
     sheet = packets.sheet(header, tag)
-    for payload, packet in zip(packets.payloads, sheet.packets, strict=True):
-        begin = packet.offset + header
-        assert sheet.data[begin : begin + len(payload)] == payload
-        assert packet.plain_bytes == header + len(payload)
-    assert [packet.marker for packet in sheet.packets] == [0] * (len(sheet.packets) - 1) + [0x80]
+    at = tag
+    for payload, (offset, plain_bytes, _) in zip(packets.payloads, sheet.packets, strict=True):
+        assert offset == at
+        assert sheet.data[offset + header : offset + plain_bytes] == payload
+        assert plain_bytes == header + len(payload)
+        at += plain_bytes + tag
+    assert sheet.size_bytes == at - tag
+    assert len(sheet.data) >= at
+    assert [marker for _, _, marker in sheet.packets] == [0] * (len(sheet.packets) - 1) + [0x80]
     at = 0
     for run in sheet.runs:
         assert run.first == at
-        sizes = [packet.plain_bytes + tag for packet in sheet.packets[at : at + run.number]]
+        sizes = [plain_bytes + tag for _, plain_bytes, _ in sheet.packets[at : run.stop]]
         assert set(sizes[:-1]) <= {run.segment_bytes}
         assert sizes[-1] <= run.segment_bytes
-        assert run.number <= 20
-        at += run.number
+        assert 1 <= len(sizes) <= 20
+        at = run.stop
     assert at == len(sheet.packets)
     # The parameter sets, and then as few system calls as there can be.
     assert len(sheet.runs) == 1 + -(-(len(sheet.packets) - 1) // 20)
@@ -68,20 +75,51 @@ def elements(extension: bytes) -> dict[int, bytes]:
 def test_header_extensions_that_were_agreed_on_are_written() -> None:
     ids = {MID: 4, SEND: 3, PLAYOUT: 12, CAPTURE: 13}
     extension = HeaderExtension(ids, "video0", (0, 250))
-    now_s, captured_ns = time.time(), time.monotonic_ns() - 50_000_000
-    found = elements(extension.at(now_s, captured_ns).ljust(extension.bytes, b"\0"))
+    found = elements(extension.at(1000.25, 0x0123456789ABCDEF).ljust(extension.bytes, b"\0"))
     assert found[4] == b"video0"
     assert found[12] == (25).to_bytes(3, "big")
-    ntp = int.from_bytes(found[13], "big") / 2**32 - 2_208_988_800
-    assert ntp == pytest.approx(now_s - 0.05, abs=0.02)
-    sent = int.from_bytes(found[3], "big")
-    assert sent == int((now_s + 2_208_988_800) * 2**18) & 0xFFFFFF
+    assert found[13] == bytes.fromhex("0123456789abcdef")
+    # Seconds in 6.18 bits.
+    assert int.from_bytes(found[3], "big") == (1000 % 64 << 18) + (1 << 16)
+
+
+def test_a_capture_is_told_by_the_wall_clock_which_does_not_jump_while_pictures_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packetizer, begun_ns = Packetizer(1140, Counter()), time.monotonic_ns()
+    real = time.time_ns
+
+    def wall_s(after_ns: int) -> float:
+        packets = packetizer.packets(unit(100, begun_ns + after_ns))
+        assert packets is not None
+        return packets.captured_ntp / 2**32 - 2_208_988_800
+
+    first_s = wall_s(0)
+    assert first_s == pytest.approx(time.time(), abs=5)
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 3600 * 10**9)
+    assert wall_s(2_000_000_000) == pytest.approx(first_s + 2, abs=1e-3)
+    # Nobody watched for a while.
+    assert wall_s(60_000_000_000) == pytest.approx(first_s + 60 + 3600, abs=5)
+
+
+def test_what_cannot_be_sent_is_counted_once_for_all_viewers() -> None:
+    counters: Counter[str] = Counter()
+    packetizer, broken = Packetizer(1140, counters), AccessUnit(b"\1\2\3", 1, keyframe=False)
+    assert packetizer.packets(broken) is None
+    assert packetizer.packets(broken) is None
+    assert counters == {"frames_unsendable": 1}
+
+
+def test_a_mid_that_would_not_fit_is_not_told() -> None:
+    assert HeaderExtension({MID: 1}, "a-very-long-mid", (0, 0)).bytes == 0
+    longest = HeaderExtension({MID: 14, SEND: 3, PLAYOUT: 12, CAPTURE: 13}, "video0", (0, 0))
+    assert longest.bytes <= 28
 
 
 @pytest.mark.parametrize("ids", [{}, {MID: 1}, {SEND: 2}, {PLAYOUT: 3, SEND: 2}])
 def test_what_was_not_agreed_on_is_left_out(ids: dict[str, int]) -> None:
     extension = HeaderExtension(ids, "0", (0, 0))
-    written = extension.at(time.time(), time.monotonic_ns()).ljust(extension.bytes, b"\0")
+    written = extension.at(5.0, 7).ljust(extension.bytes, b"\0")
     assert len(written) == extension.bytes
     assert (set(elements(written)) if ids else set()) == set(ids.values())
 
