@@ -1,9 +1,9 @@
 """One sender under test, as a process of its own: `python -m bench.fanout_sender KIND PORT RECORDING VIEWERS`.
 
-Kinds: `ours`; `stock`, aiortc's own sender with ready packets; `naive`, aiortc encoding for each viewer, as its
-examples do; `floor`, no more than SRTP and one system call a picture, to one reader. Plays the recording at 30
-pictures a second. `POST /offer` takes a viewer's {sdp, type}, `GET /stats` tells {late_frames, dropped_frames,
-capture_to_send_ms} since the last time.
+Kinds: `ours`; `unsegmented`, ours where the kernel cuts nothing; `stock`, aiortc's own sender with ready packets;
+`naive`, aiortc encoding for each viewer, as its examples do; `floor`, no more than SRTP and one system call a picture,
+to one reader. Plays the recording at 30 pictures a second. `POST /offer` takes a viewer's {sdp, type}, `GET /stats`
+tells {late_frames, dropped_frames, capture_to_send_ms} since the last time.
 """
 
 from __future__ import annotations
@@ -105,6 +105,15 @@ class Own(RtpSender):
         return gone
 
 
+class Unsegmented(Own):
+    """Where the kernel refused."""
+
+    def connect(self, path: Any) -> None:
+        super().connect(path)
+        assert path.open
+        path.segmentation = False
+
+
 class Stock(TrackSender):
     """aiortc's, watched: it comes back for more when the one before has left."""
 
@@ -130,7 +139,7 @@ def fan_out(kind: str, camera: Camera) -> tuple[Any, Any, Any]:
     def sender() -> Any:
         if kind == "stock":
             return Stock()
-        return Own(factory._packetizer, counters, frame_s=FRAME_S)
+        return (Own if kind == "ours" else Unsegmented)(factory._packetizer, counters, frame_s=FRAME_S)
 
     factory._sender = sender  # type: ignore[method-assign]
     peers: list[Any] = []
@@ -193,8 +202,11 @@ class Floor:
     def __init__(self, viewers: int) -> None:
         self._sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sink.bind(("127.0.0.1", 0))
-        # Somebody has to read: a full socket costs the one who sends more.
-        code = "import socket, sys; sink = socket.socket(fileno=int(sys.argv[1]))\nwhile True: sink.recv(2048)"
+        # Somebody has to read: a full socket costs the one who sends more. It ends with us.
+        code = (
+            "import ctypes, signal, socket, sys; ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+            "sink = socket.socket(fileno=int(sys.argv[1]))\nwhile True: sink.recv(2048)"
+        )
         number = self._sink.fileno()
         self._reader = subprocess.Popen([sys.executable, "-c", code, str(number)], pass_fds=[number])
         os.set_blocking(self._sink.fileno(), True)

@@ -18,6 +18,7 @@ from picamera2.encoders.libav_h264_encoder import LibavH264Encoder
 
 from edge.camera.x264 import LOW_LATENCY, rate_options
 from edge.core.annexb import level_for
+from edge.core.keyframes import KeyframeQp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,23 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
             )
         every = max(1, round(keyframe_interval_s * plan.fps))
         super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=every, framerate=plan.fps, profile=_PROFILE)
+        self._least = KeyframeQp()
+
+    def outputframe(
+        self,
+        frame: Any,  # noqa: ANN401
+        keyframe: bool = True,  # noqa: FBT002
+        timestamp: int | None = None,
+        packet: object = None,
+        audio: bool = False,  # noqa: FBT002
+    ) -> None:
+        """Keeps keyframes small, too: the driver has no control for that but its least QP."""
+        super().outputframe(frame, keyframe, timestamp, packet, audio)
+        if keyframe and self._least.came(len(frame), self.bitrate):
+            try:
+                self._control(videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, self._least.qp)
+            except OSError as exc:
+                log.warning("the encoder does not take a least QP of %d: %s", self._least.qp, exc)
 
     def _start(self) -> None:
         try:
@@ -102,11 +120,14 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
     def set_bitrate(self, bitrate_bps: int) -> None:
         """picamera2 reads its attribute at the start only; the driver takes the control at any time."""
         self.bitrate = bitrate_bps
+        self._control(videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, bitrate_bps)
+
+    def _control(self, number: int, value: int) -> None:
         device = self.vd
         if device is not None and not device.closed:
             control = videodev2.v4l2_control()
-            control.id = videodev2.V4L2_CID_MPEG_VIDEO_BITRATE
-            control.value = bitrate_bps
+            control.id = number
+            control.value = value
             fcntl.ioctl(device, videodev2.VIDIOC_S_CTRL, control)
 
     def thread_poll(self, buf_available: object) -> None:

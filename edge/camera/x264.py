@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-_VBV_S = 0.5
-"""How much of the stream one keyframe may be at most: what a viewer's network has to take at once."""
+from edge.core.keyframes import KEYFRAME_S
 
 LOW_LATENCY = {
     "preset": "ultrafast",
@@ -21,4 +20,4 @@ The colours are said, since players guess them by the size, and a change between
 
 def rate_options(most_bps: int) -> dict[str, str]:
     """The rate buffer. Set at open, or else libx264 takes no other bitrate while it runs."""
-    return {"maxrate": str(most_bps), "bufsize": str(int(most_bps * _VBV_S))}
+    return {"maxrate": str(most_bps), "bufsize": str(int(most_bps * KEYFRAME_S))}

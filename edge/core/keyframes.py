@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -72,3 +73,28 @@ class ViewerWishes:
     def came(self) -> None:
         """The viewer was given a keyframe."""
         self._pending = False
+
+
+KEYFRAME_S = 0.5
+"""How much of the stream one keyframe may be at most: what a viewer's network has to take at once."""
+_QP_FIRST, _QP_MOST, _QP_DOWN = 26, 40, 2
+
+
+@dataclass(slots=True)
+class KeyframeQp:
+    """The least quantizer (H.264's QP) for an encoder that has no rate buffer to keep its keyframes small.
+
+    One that is too large raises it for those after it, six for each halving; small ones let it down again, since it
+    holds for all pictures.
+    """
+
+    qp: int = 1
+
+    def came(self, size_bytes: int, bitrate_bps: int) -> bool:
+        """A keyframe of this size came; whether `qp` changed."""
+        most_bytes, before = bitrate_bps / 8 * KEYFRAME_S, self.qp
+        if size_bytes > most_bytes:
+            self.qp = min(_QP_MOST, max(self.qp, _QP_FIRST) + math.ceil(6 * math.log2(size_bytes / most_bytes)))
+        elif size_bytes < most_bytes / 2 and self.qp > 1:
+            self.qp = self.qp - _QP_DOWN if self.qp - _QP_DOWN >= _QP_FIRST else 1
+        return self.qp != before

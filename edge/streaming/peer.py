@@ -50,7 +50,7 @@ class PeerEvents(Protocol):
 
 
 _SWITCH_TIMEOUT_S = 5.0
-_OVERHEAD_BYTES = 60
+OVERHEAD_BYTES = 60
 """Of a packet at most: header 12, extensions 28, RTX's number 2, the longest tag 16."""
 _RELAY_TRY_S = 3.0
 _REFLEXIVE_TRY_S = 3.0
@@ -256,7 +256,7 @@ class PeerFactory:
         self._settings = settings
         self._rtp = rtp
         self._counters = counters
-        self._packetizer = Packetizer(rtp.packet_bytes - _OVERHEAD_BYTES, counters)
+        self._packetizer = Packetizer(rtp.packet_bytes - OVERHEAD_BYTES, counters)
         self.stock_because = missing_for_own_sender()
         """Why aiortc's own sender is taken; None: ours is."""
         if self.stock_because is None:

@@ -78,6 +78,36 @@ def test_a_bitrate_reaches_the_driver_while_it_runs(monkeypatch: pytest.MonkeyPa
     assert asked == [(videodev2.VIDIOC_S_CTRL, videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, 700_000)]
 
 
+def test_a_keyframe_over_half_a_second_of_the_stream_makes_the_next_ones_coarser(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the driver's least QP, since it has no rate buffer; a driver that refuses costs nothing."""
+    asked: list[tuple[int, int]] = []
+
+    def ioctl(_: Any, __: int, control: Any) -> int:
+        asked.append((control.id, control.value))
+        if len(asked) > 1:
+            raise OSError(22, "Invalid argument")
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    encoder, coded = HardwareEncoder(HD, 10), []
+    encoder.on_coded = lambda data, keyframe, _: coded.append((len(data), keyframe))
+    with (tmp_path / "video11").open("w") as device:
+        encoder.vd = device
+        large = bytes(HD.max_bps // 8)
+        encoder.outputframe(large, False, 0)
+        encoder.outputframe(bytes(1000), True, 0)
+        assert not asked
+        encoder.outputframe(large, True, 0)
+        encoder.outputframe(large, True, 0)
+    assert asked == [
+        (videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, 26 + 6),
+        (videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, 26 + 12),
+    ]
+    assert len(coded) == 4
+
+
 @pytest.mark.parametrize("kind", [HardwareEncoder, SoftwareEncoder])
 def test_what_breaks_in_picamera2s_thread_is_told_once(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
