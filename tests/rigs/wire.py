@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ class Wire:
 
     def __init__(self, profile: bytes = GCM, extensions: dict[str, int] | None = None, *, relay: bool = False) -> None:
         self.datagrams: list[bytes] = []
+        self.times_s: list[float] = []
         self.calls = 0
         self.refusal: OSError | None = None
         self.waiting_bytes = 0
@@ -97,6 +99,7 @@ class Wire:
             raise self.refusal
         self.calls += 1
         self.datagrams += datagrams
+        self.times_s += [time.monotonic()] * len(datagrams)
 
     def _transport(self, *, relay: bool) -> Any:
         if not relay:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aioice.ice import CandidatePair, StunProtocol, relayed_candidate
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcdtlstransport import SRTP_PROFILES
@@ -28,6 +29,7 @@ from edge.streaming.peer import PeerFactory
 from edge.streaming.rtp_sender import RtpSender
 from edge.streaming.settings import IceSettings, RtpSettings
 from edge.streaming.track_sender import TrackSender
+from tests.rigs.coturn import Coturn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,14 +86,14 @@ class Receiver:
                     return
             received(data, address)
 
-        async def handled(packet: Any, arrival_ms: int) -> None:
+        async def handled(packet: Any, arrival_time_ms: int) -> None:
             again = packet.payload_type != self.payload_type
             self.got.add(int.from_bytes(packet.payload[:2], "big") if again else packet.sequence_number)
-            await stock(packet, arrival_ms)
+            await stock(packet, arrival_time_ms)
 
         for protocol in protocols:
             protocol.datagram_received = functools.partial(heard, protocol.datagram_received)
-        receiver._handle_rtp_packet = handled  # type: ignore[method-assign,assignment]
+        receiver._handle_rtp_packet = handled  # type: ignore[method-assign]
 
     payload_type, loss = 0, 0.0
 
@@ -128,7 +130,7 @@ class Receiver:
 
 
 class Stage:
-    def __init__(self, *, own: bool) -> None:
+    def __init__(self, *, own: bool, packet_bytes: int) -> None:
         self.counters: Counter[str] = Counter()
         self.source = SyntheticSource(Plan(640, 360, FPS, 50_000, 1_500_000), Plan(160, 120, FPS, 50_000, 100_000), 60)
         loop = asyncio.get_running_loop()
@@ -143,7 +145,8 @@ class Stage:
         profile = read_profile_level(opening.format.profile_level_id)
         assert profile is not None
         self.profile = profile
-        self.factory = PeerFactory(self.hub, IceSettings(), RtpSettings(), self.counters, frame_s=1 / FPS)
+        settings = RtpSettings(packet_bytes=packet_bytes)
+        self.factory = PeerFactory(self.hub, IceSettings(), settings, self.counters, frame_s=1 / FPS)
         assert self.factory.stock_because is None
         if not own:
             self.factory.stock_because = "the test says so"
@@ -151,9 +154,9 @@ class Stage:
 
 @asynccontextmanager
 async def watching(
-    *, own: bool, profile: bytes = b"GCM", sequence: int | None = None
+    *, own: bool, profile: bytes = b"GCM", sequence: int | None = None, packet_bytes: int = 1200
 ) -> AsyncIterator[tuple[Stage, Receiver, Any]]:
-    stage, receiver, events = Stage(own=own), Receiver(profile), Events()
+    stage, receiver, events = Stage(own=own, packet_bytes=packet_bytes), Receiver(profile), Events()
     peer = stage.factory(events, [], Quality.HD)
     sender: Any = peer._sender
     if sequence is not None:
@@ -219,14 +222,63 @@ async def test_every_picture_that_was_not_lost_for_good_is_decoded(own: bool, lo
 
 
 @pytest.mark.slow
-async def test_sequence_numbers_wrap_and_the_roll_over_is_counted() -> None:
-    for profile in (b"GCM", b"AES128_CM"):
-        async with watching(own=True, profile=profile, sequence=65_500) as (_, receiver, sender):
-            pts = await receiver.frames(90)
-            assert sender._sequence < 65_500
-            assert pts == sorted(pts)
-            receiver.loss = 0.05
-            await receiver.frames(30)
+@pytest.mark.parametrize("profile", [b"GCM", b"AES128_CM"])
+@pytest.mark.parametrize("own", [True, False])
+async def test_sequence_numbers_wrap_and_the_roll_over_is_counted(
+    own: bool, profile: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = 65_450
+    monkeypatch.setattr("aiortc.rtcrtpsender.random_sequence_number", lambda: begin)
+    async with watching(own=own, profile=profile, sequence=begin) as (stage, receiver, _):
+        await receiver.frames(5)
+        receiver.loss = 0.05
+        pts = await receiver.frames(90)
+        numbers = [number for numbers in receiver.sent.values() for number in numbers]
+        assert max(numbers) > 65_500
+        assert 0 < min(numbers) < 1000 or 0 in numbers
+        assert {each for each in receiver.whole(stage.keyframes) if each <= pts[-1]} <= set(receiver.pts)
+
+
+@pytest.mark.slow
+async def test_large_packets_are_sent_again_too() -> None:
+    async with watching(own=True, packet_bytes=1400) as (stage, receiver, _):
+        await receiver.frames(5)
+        receiver.loss = 0.05
+        await receiver.frames(60)
+        assert stage.counters["retransmissions"] > 3
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_through_a_relay(transport: str) -> None:
+    coturn = Coturn("u", "p")
+    coturn.start()
+    try:
+        async with watching(own=True) as (stage, receiver, sender):
+            await receiver.frames(5)
+            theirs: Any = receiver.transceiver.receiver.transport.transport._connection
+            ours: Any = sender._path._dtls.transport._connection
+            _, protocol = await relayed_candidate(
+                component=1,
+                hide_related_address=False,
+                protocol_factory=lambda: StunProtocol(ours),
+                turn_server=(coturn.host, coturn.port),
+                turn_username="u",
+                turn_password="p",
+                turn_ssl=False,
+                turn_transport=transport,
+            )
+            ours._protocols.append(protocol)
+            address = next(each for each in theirs._local_candidates if each.host == coturn.host)
+            # As the connectivity checks do, which bind the channel.
+            await protocol.send_data(bytes(4), (address.host, address.port))
+            await asyncio.sleep(0.3)
+            before = stage.counters.copy()
+            ours._nominated[1] = CandidatePair(protocol, address)
+            await receiver.frames(60)
+            assert sender._path.socket is None
+            assert stage.counters == before
+    finally:
+        coturn.stop()
 
 
 async def test_reports_tell_what_was_sent_and_when() -> None:
