@@ -98,8 +98,8 @@ class Own(RtpSender):
 
     watch: Watch
 
-    def _run_out(self, path: Any, outgoing: Any, sheet: Any) -> bool:
-        gone = super()._run_out(path, outgoing, sheet)
+    def _run_out(self, path: Any, outgoing: Any, sheet: Any, now_s: float) -> bool:
+        gone = super()._run_out(path, outgoing, sheet, now_s)
         if gone:
             self.watch.sent(outgoing.packets.unit.captured_ns)
         return gone

@@ -11,36 +11,43 @@ _OVER_ESTIMATE = 2.0
 _LEAST_BPS = 300_000.0
 
 
+class EncodeRate:
+    """What an encode makes, in bit/s over the last seconds; keyframes are left out, their rate is not the encode's."""
+
+    _OVER_S = 2.0
+
+    def __init__(self) -> None:
+        self.bps = 0.0
+        self._bytes, self._since_s = 0, float("-inf")
+
+    def made(self, size_bytes: int, now_s: float) -> None:
+        """An access unit of this size."""
+        passed_s = now_s - self._since_s
+        if passed_s >= self._OVER_S:
+            self.bps = 8 * self._bytes / passed_s
+            self._bytes, self._since_s = 0, now_s
+        self._bytes += size_bytes
+
+
 class PathEstimate:
     """What a viewer's path carries, by its own estimates (REMB), where they tell something of the path.
 
     A receiver that gets little cannot know that there is room for more, and says little; so an estimate is heeded only
-    where it is below what the viewer wants, which is what the encode makes, whether it was sent or dropped. Heeded and
-    let go after two looks in a row, and let go when the viewer says nothing any more.
+    where it is below what the encode makes, whether that was sent or dropped. Heeded and let go after two looks in a
+    row, and let go when the viewer says nothing any more.
     """
 
     _TELLING = 1.2
     _LOOK_S, _SILENT_S = 0.5, 3.0
-    _WANTED_S = 2.0
 
     def __init__(self) -> None:
-        self._wanted_bps = 0.0
-        self._bytes, self._since_s = 0, float("-inf")
         self._heeded_bps: float | None = None
         self._low = False
         self._looked_s = float("-inf")
 
-    def wanted(self, size_bytes: int, now_s: float) -> None:
-        """An access unit that the viewer is to get; keyframes are left out, their rate is not the encode's."""
-        passed_s = now_s - self._since_s
-        if passed_s >= self._WANTED_S:
-            self._wanted_bps = 8 * self._bytes / passed_s
-            self._bytes, self._since_s = 0, now_s
-        self._bytes += size_bytes
-
-    def told(self, estimate_bps: float, now_s: float) -> None:
-        """The viewer tells an estimate."""
-        low = estimate_bps < self._TELLING * self._wanted_bps
+    def told(self, estimate_bps: float, encode_bps: float, now_s: float) -> None:
+        """The viewer tells an estimate, and is to get an encode of that rate."""
+        low = estimate_bps < self._TELLING * encode_bps
         if self._heeded_bps is not None and low:
             self._heeded_bps = estimate_bps
         if now_s - self._looked_s >= self._LOOK_S:

@@ -8,13 +8,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from edge.core.access_unit import Quality
+from edge.core.pacing import EncodeRate
 from edge.core.packetizer import packetize
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
 
-    from edge.core.access_unit import AccessUnit, Quality
+    from edge.core.access_unit import AccessUnit
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +84,11 @@ def _runs(sizes: list[int]) -> tuple[Run, ...]:
 class Packets:
     """One access unit's payloads, and the sheets that viewers asked for: those with the same gaps share one."""
 
-    __slots__ = ("_sheets", "captured_ntp", "payloads", "unit")
+    __slots__ = ("_sheets", "captured_ntp", "encode_bps", "payloads", "unit")
 
-    def __init__(self, unit: AccessUnit, payloads: list[bytes], captured_ntp: int) -> None:
+    def __init__(self, unit: AccessUnit, payloads: list[bytes], captured_ntp: int, encode_bps: float) -> None:
         self.unit = unit
+        self.encode_bps = encode_bps
         self.payloads = payloads
         self.captured_ntp = captured_ntp
         """The wall clock at the capture in NTP's 64 bits, for all viewers the same."""
@@ -114,6 +117,7 @@ class Packetizer:
         self._limit_bytes = limit_bytes
         self._counters = counters
         self._latest: dict[Quality, tuple[AccessUnit, Packets | None]] = {}
+        self._rates = {quality: EncodeRate() for quality in Quality}
         self._captured_ns = 0
         self._ntp_ahead_ns = 0
 
@@ -126,7 +130,10 @@ class Packetizer:
             packets.forget_sheets()
         try:
             payloads = packetize(unit.payload, self._limit_bytes)
-            packets = Packets(unit, payloads, self._ntp(unit.captured_ns))
+            rate = self._rates[unit.quality]
+            if not unit.keyframe:
+                rate.made(len(unit.payload), unit.captured_ns / 1e9)
+            packets = Packets(unit, payloads, self._ntp(unit.captured_ns), rate.bps)
         except ValueError as exc:
             log.error("an access unit cannot be sent: %s", exc)  # noqa: TRY400
             self._counters["frames_unsendable"] += 1

@@ -93,6 +93,8 @@ class RtpSender:
         self._timestamp_base = secrets.randbits(32)
         self._packet_count = self._octet_count = 0
         self._estimate = PathEstimate()
+        self._estimated = False
+        self._encode_bps = 0.0
         self._resending = Budget(per_s=_RESENT_PER_S, burst=_RESENT_BURST)
 
     @property
@@ -106,8 +108,7 @@ class RtpSender:
         if packets is None:
             self._lane.cut()  # nothing that follows is of use to a viewer that never saw this one
             return False
-        if not unit.keyframe:
-            self._estimate.wanted(len(unit.payload), time.monotonic())
+        self._encode_bps = packets.encode_bps
         on_way = self._lane.push((packets, pts_90k), keyframe=unit.keyframe)
         if self._path is not None and self._timer is None:
             self._send()
@@ -124,7 +125,8 @@ class RtpSender:
     def estimate(self, bitrate_bps: int) -> None:
         """What the viewer says that its path carries (REMB)."""
         now_s = time.monotonic()
-        self._estimate.told(bitrate_bps, now_s)
+        self._estimate.told(bitrate_bps, self._encode_bps, now_s)
+        self._estimated = True
         self._pacer.path(self._estimate.bps(now_s))
 
     def close(self) -> None:
@@ -189,20 +191,20 @@ class RtpSender:
         path = self._path
         try:
             if path is not None and path.open:
-                while (current := self._current or self._begin(path)) is not None:
-                    if not self._run_out(path, *current):
+                now_s = time.monotonic()
+                while (current := self._current or self._begin(path, now_s)) is not None:
+                    if not self._run_out(path, *current, now_s):
                         return
                     self._current = None
         except Exception:  # noqa: BLE001  told as a failure
             self.fail()
 
-    def _begin(self, path: RtpPath) -> tuple[_Outgoing, Sheet] | None:
+    def _begin(self, path: RtpPath, now_s: float) -> tuple[_Outgoing, Sheet] | None:
         """Take the next access unit from the lane."""
         item = self._lane.take()
         if item is None:
             return None
         packets, pts_90k = item
-        now_s = time.monotonic()
         outgoing = _Outgoing(packets, self._sequence, (self._timestamp_base + pts_90k) & 0xFFFFFFFF, now_s)
         self._sequence = (self._sequence + len(packets.payloads)) & 0xFFFF
         history = self._history
@@ -210,16 +212,16 @@ class RtpSender:
         while history[0].left_s < now_s - _HISTORY_S:
             history.popleft()
         sheet = packets.sheet(path.header_bytes, path.tag_bytes)
-        self._pacer.path(self._estimate.bps(now_s))
+        if self._estimated:
+            self._pacer.path(self._estimate.bps(now_s))
         self._pacer.begin(sheet.size_bytes, now_s)
         self._current = outgoing, sheet
         return self._current
 
-    def _run_out(self, path: RtpPath, outgoing: _Outgoing, sheet: Sheet) -> bool:
+    def _run_out(self, path: RtpPath, outgoing: _Outgoing, sheet: Sheet, now_s: float) -> bool:
         """Send what may leave; whether no more of it will."""
         while outgoing.run < len(sheet.runs):
             run = sheet.runs[outgoing.run]
-            now_s = time.monotonic()
             room = self._pacer.room_bytes(now_s)
             if room <= 0:
                 self._timer = self._loop.call_later(self._pacer.wait_s(), self._send)

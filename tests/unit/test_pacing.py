@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.pacing import BURST_BYTES, Pacer, PathEstimate
+from edge.core.pacing import BURST_BYTES, EncodeRate, Pacer, PathEstimate
 
 FRAME_S = 1 / 30
 PACKET = 1200
@@ -30,7 +30,7 @@ class Path:
     """A viewer that wants so much, tells an estimate five times a second, and is asked what is heeded."""
 
     def __init__(self, wanted_bps: int) -> None:
-        self.estimate = PathEstimate()
+        self.estimate, self.rate = PathEstimate(), EncodeRate()
         self.wanted_bps = wanted_bps
         self.frame = 0
 
@@ -39,9 +39,9 @@ class Path:
         for _ in range(round(seconds * 30)):
             self.frame += 1
             now_s = self.frame * FRAME_S
-            self.estimate.wanted(self.wanted_bps // 240, now_s)
+            self.rate.made(self.wanted_bps // 240, now_s)
             if estimate_bps is not None and self.frame % 6 == 0:
-                self.estimate.told(estimate_bps, now_s)
+                self.estimate.told(estimate_bps, self.rate.bps, now_s)
             heeded.append(self.estimate.bps(now_s))
         return heeded
 
