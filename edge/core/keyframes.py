@@ -41,34 +41,35 @@ class KeyframeRequests:
         self._pending = self._joining = False
 
 
-_FIRST_S, _MOST_S, _WELL_S = 0.5, 4.0, 10.0
+_FIRST_S, _ALONE_S, _MOST_S, _WELL_S = 0.5, 1.0, 4.0, 10.0
 
 
 @dataclass(slots=True)
 class ViewerWishes:
     """How often one viewer's losses may have a keyframe made, which costs all the others: seldom where it helps little.
 
-    The first wish is granted at once, further ones after 0.5, 1, 2 and then 4 seconds, until it was well for a while.
-    What is not granted is remembered.
+    The first wish is granted at once, further ones after 0.5, 1, 2 and then 4 seconds, until it was well for a while;
+    1 second at most where there are no others. What is not granted is remembered.
     """
 
     _from_s: float = float("-inf")
     _wait_s: float = _FIRST_S
     _pending: bool = False
 
-    def wish(self, now_s: float) -> bool:
-        """Whether it is granted now."""
+    def wish(self, now_s: float, *, alone: bool) -> bool:
+        """Whether it is granted now. `alone`: nobody else gets this encode."""
         if now_s < self._from_s:
             self._pending = True
             return False
-        self._wait_s = _FIRST_S if now_s - self._from_s > _WELL_S else min(2 * self._wait_s, _MOST_S)
+        self._wait_s = _FIRST_S if now_s - self._from_s > _WELL_S else 2 * self._wait_s
+        self._wait_s = min(self._wait_s, _ALONE_S if alone else _MOST_S)
         self._from_s = now_s + self._wait_s
         self._pending = False
         return True
 
-    def due(self, now_s: float) -> bool:
+    def due(self, now_s: float, *, alone: bool) -> bool:
         """Whether a remembered wish is granted now; called with every access unit."""
-        return self._pending and self.wish(now_s)
+        return self._pending and self.wish(now_s, alone=alone)
 
     def came(self) -> None:
         """The viewer was given a keyframe."""

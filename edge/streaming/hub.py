@@ -72,8 +72,9 @@ class _Seat:
 class Hub:
     """The senders of all qualities.
 
-    A keyframe of a quality is asked for at most once per half second, however many wish, sooner for one that joins, and
-    for one that loses again and again every four seconds; `now_s` is the monotonic clock. `frame_s`: of each quality.
+    A keyframe of a quality is asked for at most once per half second, however many wish, sooner for one that joins; for
+    one that loses again and again every four seconds, or every second where it watches alone. `now_s` is the monotonic
+    clock, `frame_s` of each quality.
     SD is encoded while a sender gets it or is to. Timestamps come from the capture clock, one for both, so that they do
     not care how the access units were scheduled on the way; one that does not advance (a fault of the encoder) is
     dropped and counted: a receiver would see a jump back.
@@ -150,7 +151,7 @@ class Hub:
     def wish_keyframe(self, sender: Sender) -> None:
         """A viewer needs a keyframe: it lost packets (PLI, FIR)."""
         seat = self._seats.get(sender)
-        if seat is not None and seat.wishes.wish(self._now_s()):
+        if seat is not None and seat.wishes.wish(self._now_s(), alone=len(self._seats) == 1):
             self._wish(seat.quality)
 
     def push(self, unit: AccessUnit) -> None:
@@ -178,7 +179,7 @@ class Hub:
 
     def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
         """Push to those who get this quality, or do from now on; True: somebody needs a keyframe, and may have one."""
-        wished, now_s = False, self._now_s()
+        wished, now_s, alone = False, self._now_s(), len(self._seats) == 1
         for sender, seat in self._seats.items():
             if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
                 seat.quality = unit.quality
@@ -189,7 +190,8 @@ class Hub:
                 on_way = sender.push(unit, seat.last_pts_90k)
                 if unit.keyframe:
                     seat.wishes.came()
-                wished |= seat.wishes.due(now_s) if on_way else seat.wishes.wish(now_s)
+                heard = seat.wishes.due if on_way else seat.wishes.wish
+                wished |= heard(now_s, alone=alone)
         return wished
 
     def _judge(self, unit: AccessUnit, lateness: Lateness) -> None:

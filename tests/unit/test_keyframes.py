@@ -9,10 +9,10 @@ import pytest
 from edge.core.keyframes import KeyframeQp, ViewerWishes
 
 
-def granted(wishes: ViewerWishes, begin_s: float, end_s: float) -> list[float]:
+def granted(wishes: ViewerWishes, begin_s: float, end_s: float, *, alone: bool = False) -> list[float]:
     """When a viewer that wishes at 30 Hz is heard."""
     times = [begin_s + number / 30 for number in range(round((end_s - begin_s) * 30))]
-    return [at for at in times if wishes.wish(at)]
+    return [at for at in times if wishes.wish(at, alone=alone)]
 
 
 def test_a_viewer_that_loses_for_ever_is_heard_ever_more_seldom() -> None:
@@ -23,6 +23,11 @@ def test_a_viewer_that_loses_for_ever_is_heard_ever_more_seldom() -> None:
     assert set(gaps[3:]) == {4.0}
 
 
+def test_where_there_are_no_others_it_is_heard_every_second() -> None:
+    times = granted(ViewerWishes(), 0, 20, alone=True)
+    assert {round(later - earlier, 1) for earlier, later in itertools.pairwise(times)} == {0.5, 1.0}
+
+
 def test_one_that_was_well_for_a_while_is_heard_at_once_again() -> None:
     wishes = ViewerWishes()
     granted(wishes, 0, 5)
@@ -31,13 +36,13 @@ def test_one_that_was_well_for_a_while_is_heard_at_once_again() -> None:
 
 def test_a_wish_that_came_too_early_is_remembered_until_a_keyframe_came() -> None:
     wishes = ViewerWishes()
-    assert wishes.wish(0.0)
-    assert not wishes.wish(0.1)
-    assert not wishes.due(0.4)
-    assert wishes.due(0.6)
-    assert not wishes.wish(0.7)
+    assert wishes.wish(0.0, alone=False)
+    assert not wishes.wish(0.1, alone=False)
+    assert not wishes.due(0.4, alone=False)
+    assert wishes.due(0.6, alone=False)
+    assert not wishes.wish(0.7, alone=False)
     wishes.came()
-    assert not wishes.due(10.0)
+    assert not wishes.due(10.0, alone=False)
 
 
 def test_a_keyframe_that_is_too_large_makes_the_next_ones_coarser() -> None:
