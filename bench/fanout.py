@@ -142,7 +142,7 @@ class Bench:
             listening(port)
             with self._watching(50, "-url", f"http://127.0.0.1:{port}/offer") as watching:
                 row = self._measured("ours", 50, process.pid, port, watching)
-        return {**row, "bitrate_bps": NARROW_BPS, "cores": 1}
+        return {**row, "sender": "ours_one_core", "bitrate_bps": NARROW_BPS}
 
     def row(self, sender: str, viewers: int) -> dict[str, Any]:
         port = free_port()
