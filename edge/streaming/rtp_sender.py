@@ -112,8 +112,10 @@ class RtpSender:
         on_way = self._lane.push((packets, pts_90k), keyframe=unit.keyframe)
         if self._path is not None and self._timer is None:
             self._send()
-        # While older packets still wait for their turn a keyframe could only wait behind them.
-        return on_way or self._timer is not None
+        if on_way or self._path is None:
+            return on_way
+        # While older packets wait for their turn, or the way is closed, a keyframe could only wait, too.
+        return self._timer is not None or not self._path.open
 
     def connect(self, path: RtpPath) -> None:
         """Packets can leave from now on."""
