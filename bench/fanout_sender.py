@@ -101,7 +101,7 @@ class Own(RtpSender):
     def _run_out(self, path: Any, outgoing: Any, sheet: Any, now_s: float) -> bool:
         gone = super()._run_out(path, outgoing, sheet, now_s)
         if gone:
-            self.watch.sent(outgoing.packets.unit.captured_ns)
+            self.watch.sent(outgoing.packets.captured_ns)
         return gone
 
 

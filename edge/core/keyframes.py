@@ -58,7 +58,7 @@ class ViewerWishes:
 
     def wish(self, now_s: float, *, alone: bool) -> bool:
         """Whether it is granted now. `alone`: nobody else gets this encode."""
-        if now_s < self._from_s:
+        if now_s < self._from_s - (max(0.0, self._wait_s - _ALONE_S) if alone else 0.0):
             self._pending = True
             return False
         self._wait_s = _FIRST_S if now_s - self._from_s > _WELL_S else 2 * self._wait_s
@@ -78,7 +78,8 @@ class ViewerWishes:
 
 KEYFRAME_S = 0.5
 """How much of the stream one keyframe may be at most: what a viewer's network has to take at once."""
-_QP_FIRST, _QP_MOST, _QP_DOWN = 26, 40, 2
+_QP_LEAST, _QP_FIRST, _QP_MOST, _QP_DOWN = 20, 26, 40, 2
+"""The first is what Raspberry Pi's V4L2 driver starts with."""
 
 
 @dataclass(slots=True)
@@ -89,13 +90,13 @@ class KeyframeQp:
     holds for all pictures.
     """
 
-    qp: int = 1
+    qp: int = _QP_LEAST
 
     def came(self, size_bytes: int, bitrate_bps: int) -> bool:
         """A keyframe of this size came; whether `qp` changed."""
         most_bytes, before = bitrate_bps / 8 * KEYFRAME_S, self.qp
         if size_bytes > most_bytes:
             self.qp = min(_QP_MOST, max(self.qp, _QP_FIRST) + math.ceil(6 * math.log2(size_bytes / most_bytes)))
-        elif size_bytes < most_bytes / 2 and self.qp > 1:
-            self.qp = self.qp - _QP_DOWN if self.qp - _QP_DOWN >= _QP_FIRST else 1
+        elif size_bytes < most_bytes / 2 and self.qp > _QP_LEAST:
+            self.qp = max(_QP_LEAST, self.qp - _QP_DOWN)
         return self.qp != before

@@ -24,7 +24,8 @@ class EncodeRate:
         """An access unit of this size."""
         passed_s = now_s - self._since_s
         if passed_s >= self._OVER_S:
-            self.bps = 8 * self._bytes / passed_s
+            if passed_s < 2 * self._OVER_S:  # else nobody looked for a while
+                self.bps = 8 * self._bytes / passed_s
             self._bytes, self._since_s = 0, now_s
         self._bytes += size_bytes
 
@@ -32,33 +33,52 @@ class EncodeRate:
 class PathEstimate:
     """What a viewer's path carries, by its own estimates (REMB), where they tell something of the path.
 
-    A receiver that gets little cannot know that there is room for more, and says little; so an estimate is heeded only
-    where it is below what the encode makes, whether that was sent or dropped. Heeded and let go after two looks in a
-    row, and let go when the viewer says nothing any more.
+    A receiver that gets little cannot know that there is room for more: its estimate grows slowly from there, and a
+    scene that becomes busy is over it at once, on the best of paths. But it lowers an estimate only where packets come
+    ever later; and where a full queue loses them, it stays below what is sent. So one is heeded from when it fell to
+    about what was sent, or is below that and packets are lost; and let go when it is well over what the encode makes,
+    when neither was so for a while (a longer one each time that this was too early), or when the viewer says nothing
+    any more.
     """
 
-    _TELLING = 1.2
-    _LOOK_S, _SILENT_S = 0.5, 3.0
+    _FELL, _ABOUT, _BELOW, _AMPLE = 0.97, 1.1, 0.8, 1.2
+    _LOSS = 0.1
+    _HOLD_S, _HOLD_MOST_S = 5.0, 40.0
+    _SILENT_S = 3.0
+    _SENT_OVER_S = 1.0
 
     def __init__(self) -> None:
         self._heeded_bps: float | None = None
-        self._low = False
-        self._looked_s = float("-inf")
+        self._last_bps = self._loss = 0.0
+        self._told_s = self._fell_s = float("-inf")
+        self._hold_s = self._HOLD_S
+        self._before = self._since = (float("-inf"), 0)
 
-    def told(self, estimate_bps: float, encode_bps: float, now_s: float) -> None:
-        """The viewer tells an estimate, and is to get an encode of that rate."""
-        low = estimate_bps < self._TELLING * encode_bps
-        if self._heeded_bps is not None and low:
-            self._heeded_bps = estimate_bps
-        if now_s - self._looked_s >= self._LOOK_S:
-            if low == self._low:
-                self._heeded_bps = estimate_bps if low else None
-            self._low, self._looked_s = low, now_s
+    def lost(self, share: float) -> None:
+        """The viewer reports what share of the packets was lost of late."""
+        self._loss = share
+
+    def told(self, estimate_bps: float, *, sent_bytes: int, encode_bps: float, now_s: float) -> None:
+        """The viewer tells an estimate. `sent_bytes`: to it so far; `encode_bps`: of the encode that it is to get."""
+        if now_s - self._since[0] >= self._SENT_OVER_S:
+            self._before, self._since = self._since, (now_s, sent_bytes)
+        before_s, before_bytes = self._before
+        sent_bps = 8 * (sent_bytes - before_bytes) / (now_s - before_s)
+        fell = estimate_bps < self._FELL * self._last_bps and estimate_bps < self._ABOUT * sent_bps
+        if fell or (self._loss > self._LOSS and estimate_bps < self._BELOW * sent_bps):
+            if self._heeded_bps is None:
+                too_early = now_s - self._fell_s < 2 * self._hold_s
+                self._hold_s = min(2 * self._hold_s, self._HOLD_MOST_S) if too_early else self._HOLD_S
+            self._heeded_bps, self._fell_s = estimate_bps, now_s
+        elif self._heeded_bps is not None:
+            let_go = now_s - self._fell_s > self._hold_s or estimate_bps > self._AMPLE * encode_bps
+            self._heeded_bps = None if let_go else estimate_bps
+        self._last_bps, self._told_s = estimate_bps, now_s
 
     def bps(self, now_s: float) -> float | None:
-        """What the path carries; None: no narrower than what is sent, or not known."""
-        if now_s - self._looked_s > self._SILENT_S:
-            self._heeded_bps, self._low = None, False
+        """What the path carries; None: no less than what is sent, or not known."""
+        if now_s - self._told_s > self._SILENT_S:
+            self._heeded_bps = None
         return self._heeded_bps
 
 
@@ -97,6 +117,10 @@ class Pacer:
         self._filled = filled = min(filled, self._most_bytes)
         self._at_s = now_s
         return filled
+
+    def may_resend(self, now_s: float) -> bool:
+        """Whether a packet may be sent again, before what is new: the bucket may be overdrawn for it once."""
+        return self.room_bytes(now_s) > -self._most_bytes
 
     def sent(self, size_bytes: int) -> None:
         """So much left. The bucket may be overdrawn."""

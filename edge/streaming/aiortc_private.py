@@ -29,8 +29,10 @@ try:
         AnyRtcpPacket,
         RtcpByePacket,
         RtcpPsfbPacket,
+        RtcpRrPacket,
         RtcpSdesPacket,
         RtcpSourceInfo,
+        RtcpSrPacket,
         unpack_remb_fci,
     )
     from pylibsrtp import Policy, Session
@@ -148,6 +150,7 @@ _REMB_FMT = 15
 _VERSION, _EXTENDED = 0x80, 0x10
 _SENDER_REPORT = struct.Struct("!BBHIQIII")
 _REPORT_S = 1.0
+_RTT_MOST_S = 0.5
 _EVENTS = ("rtp_started", "rtp_exited", "rtcp_started", "rtcp_exited")
 _COUNTS = ("packet_count", "octet_count", "lsr", "lsr_time", "rtt")
 _SENDER_PARTS = (
@@ -225,6 +228,8 @@ class OwnSender(Protocol):
 
     def estimate(self, bitrate_bps: int) -> None: ...
 
+    def lost(self, share: float) -> None: ...
+
     def fail(self) -> None: ...
 
     def close(self) -> None: ...
@@ -262,7 +267,10 @@ class RtpPath:
             (c.payloadType for c in parameters.codecs if is_rtx(c) and c.parameters.get("apt") == codec.payloadType),
             None,
         )
-        self.extensions: dict[str, int] = {extension.uri: extension.id for extension in parameters.headerExtensions}
+        # More than 14 do not fit the one-byte form (RFC 8285, 4.2).
+        self.extensions: dict[str, int] = {
+            extension.uri: extension.id for extension in parameters.headerExtensions if 1 <= extension.id <= 14
+        }
         self.mid: str = parameters.muxId
         connection: Any = self._dtls._ssl
         self.tag_bytes = 16 if b"GCM" in connection.get_selected_srtp_profile() else 10
@@ -363,9 +371,9 @@ class RtpPath:
 
     @property
     def rtt_s(self) -> float:
-        """Round-trip time by the viewer's reports; 0 before there is one."""
+        """Round-trip time by the viewer's reports; 0 before there is one. A wall clock that is set can spoil it."""
         sender: Any = self._sender
-        return sender._RTCRtpSender__rtt or 0.0
+        return min(max(0.0, sender._RTCRtpSender__rtt or 0.0), _RTT_MOST_S)
 
     def report(self, ntp: int, timestamp: int, packets: int, octets: int, now_s: float) -> None:
         """Say what was sent so far, to the viewer about once a second: these two times are of the same moment.
@@ -469,6 +477,10 @@ class _TakenOver:
         _guarded(self._own, self._own.retransmit, sequence_number)
 
     async def handle_rtcp(self, packet: AnyRtcpPacket) -> None:
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == self._sender._ssrc:
+                    self._own.lost(report.fraction_lost / 256)
         if not isinstance(packet, RtcpPsfbPacket) or packet.fmt != _REMB_FMT:
             await self._stock_handle_rtcp(packet)
             return

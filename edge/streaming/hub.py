@@ -151,7 +151,7 @@ class Hub:
     def wish_keyframe(self, sender: Sender) -> None:
         """A viewer needs a keyframe: it lost packets (PLI, FIR)."""
         seat = self._seats.get(sender)
-        if seat is not None and seat.wishes.wish(self._now_s(), alone=len(self._seats) == 1):
+        if seat is not None and seat.wishes.wish(self._now_s(), alone=self._alone(seat.quality)):
             self._wish(seat.quality)
 
     def push(self, unit: AccessUnit) -> None:
@@ -179,8 +179,8 @@ class Hub:
 
     def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
         """Push to those who get this quality, or do from now on; True: somebody needs a keyframe, and may have one."""
-        wished, now_s, alone = False, self._now_s(), len(self._seats) == 1
-        for sender, seat in self._seats.items():
+        wished, now_s, alone = False, self._now_s(), self._alone(unit.quality)
+        for sender, seat in list(self._seats.items()):
             if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
                 seat.quality = unit.quality
                 seat.arrive()
@@ -193,6 +193,10 @@ class Hub:
                 heard = seat.wishes.due if on_way else seat.wishes.wish
                 wished |= heard(now_s, alone=alone)
         return wished
+
+    def _alone(self, quality: Quality) -> bool:
+        """Whether no more than one sender gets this encode."""
+        return sum(seat.quality is quality for seat in self._seats.values()) < 2
 
     def _judge(self, unit: AccessUnit, lateness: Lateness) -> None:
         """Count what left late; say so, now and then: a thread that computes in this process holds up every viewer."""

@@ -84,26 +84,28 @@ def _runs(sizes: list[int]) -> tuple[Run, ...]:
 class Packets:
     """One access unit's payloads, and the sheets that viewers asked for: those with the same gaps share one."""
 
-    __slots__ = ("_sheets", "captured_ntp", "encode_bps", "payloads", "unit")
+    __slots__ = ("_sheets", "captured_ns", "captured_ntp", "encode_bps", "payloads")
 
-    def __init__(self, unit: AccessUnit, payloads: list[bytes], captured_ntp: int, encode_bps: float) -> None:
-        self.unit = unit
+    def __init__(self, payloads: list[bytes], captured_ns: int, captured_ntp: int, encode_bps: float) -> None:
+        self.captured_ns = captured_ns
         self.encode_bps = encode_bps
         self.payloads = payloads
         self.captured_ntp = captured_ntp
         """The wall clock at the capture in NTP's 64 bits, for all viewers the same."""
-        self._sheets: dict[tuple[int, int], Sheet] = {}
+        self._sheets: dict[tuple[int, int], Sheet] | None = {}
 
     def sheet(self, header_bytes: int, tag_bytes: int) -> Sheet:
         gaps = header_bytes, tag_bytes
+        if self._sheets is None:
+            return Sheet(self.payloads, *gaps)
         sheet = self._sheets.get(gaps)
         if sheet is None:
-            sheet = self._sheets[gaps] = Sheet(self.payloads, header_bytes, tag_bytes)
+            sheet = self._sheets[gaps] = Sheet(self.payloads, *gaps)
         return sheet
 
     def forget_sheets(self) -> None:
         """A newer access unit is on its way: for resending, the payloads are enough."""
-        self._sheets.clear()
+        self._sheets = None
 
 
 class Packetizer:
@@ -133,7 +135,7 @@ class Packetizer:
             rate = self._rates[unit.quality]
             if not unit.keyframe:
                 rate.made(len(unit.payload), unit.captured_ns / 1e9)
-            packets = Packets(unit, payloads, self._ntp(unit.captured_ns), rate.bps)
+            packets = Packets(payloads, unit.captured_ns, self._ntp(unit.captured_ns), rate.bps)
         except ValueError as exc:
             log.error("an access unit cannot be sent: %s", exc)  # noqa: TRY400
             self._counters["frames_unsendable"] += 1

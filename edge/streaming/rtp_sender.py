@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edge.core.budget import Budget
 from edge.core.lane import Lane
-from edge.core.pacing import BURST_BYTES, Pacer, PathEstimate
+from edge.core.pacing import Pacer, PathEstimate
 from edge.streaming.packets import MARKER
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from edge.core.access_unit import AccessUnit
     from edge.streaming.aiortc_private import RtpPath
-    from edge.streaming.packets import Packetizer, Packets, Sheet
+    from edge.streaming.packets import Packetizer, Packets, Run, Sheet
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class RtpSender:
         self._sequence = secrets.randbelow(1 << 15)
         self._rtx_sequence = secrets.randbelow(1 << 15)
         self._timestamp_base = secrets.randbits(32)
-        self._packet_count = self._octet_count = 0
+        self._packet_count = self._octet_count = self._sent_bytes = 0
         self._estimate = PathEstimate()
         self._estimated = False
         self._encode_bps = 0.0
@@ -127,9 +127,13 @@ class RtpSender:
     def estimate(self, bitrate_bps: int) -> None:
         """What the viewer says that its path carries (REMB)."""
         now_s = time.monotonic()
-        self._estimate.told(bitrate_bps, self._encode_bps, now_s)
+        self._estimate.told(bitrate_bps, sent_bytes=self._sent_bytes, encode_bps=self._encode_bps, now_s=now_s)
         self._estimated = True
         self._pacer.path(self._estimate.bps(now_s))
+
+    def lost(self, share: float) -> None:
+        """What the viewer reports as lost (0..1)."""
+        self._estimate.lost(share)
 
     def close(self) -> None:
         """Nothing leaves any more. Idempotent."""
@@ -145,7 +149,8 @@ class RtpSender:
         log.exception("a bug in the sender")  # noqa: LOG004  called in a handler
         self._counters["sender_bugs"] += 1
         self.close()
-        self.failed()
+        # Not now: it may be in the middle of what is pushed to all.
+        self._loop.call_soon(self.failed)
 
     def retransmit(self, sequence: int) -> None:
         """Send a lost packet again, under RTX's own number (RFC 4588). A viewer that knows no RTX gets none."""
@@ -155,7 +160,7 @@ class RtpSender:
         now_s = time.monotonic()
         lost = self._lost(sequence, now_s, path.rtt_s)
         # What is sent again has its place in the pace; a path that loses all would only be flooded.
-        if lost is None or self._pacer.room_bytes(now_s) < -BURST_BYTES or not self._resending.take(now_s):
+        if lost is None or not self._pacer.may_resend(now_s) or not self._resending.take(now_s):
             self._counters["packets_not_resent"] += 1
             return
         outgoing, number = lost
@@ -176,7 +181,7 @@ class RtpSender:
             self._counters["packets_not_resent"] += 1
         else:
             self._counters["retransmissions"] += 1
-            self._pacer.sent(len(datagram))
+            self._left(len(datagram))
 
     def _lost(self, sequence: int, now_s: float, rtt_s: float) -> tuple[_Outgoing, int] | None:
         """The access unit of this packet, and which of it it is; None: too old, never sent, or just sent again."""
@@ -249,35 +254,48 @@ class RtpSender:
             timestamp=outgoing.timestamp,
             extension=self._extension.at(now_s, outgoing.packets.captured_ntp),
         )
-        try:
-            if len(some) == 1 or not path.segmentation or path.socket is None:
-                self._one_by_one(path, datagrams, run.segment_bytes)
-            else:
-                try:
-                    path.socket.sendmsg((datagrams,), run.ancillary, 0, path.address)
-                except OSError as exc:
-                    if exc.errno not in _NO_SEGMENTATION:
-                        raise
-                    path.segmentation = False
-                    self._counters["segmentation_refused"] += 1
-                    self._one_by_one(path, datagrams, run.segment_bytes)
-        except OSError as exc:
-            if exc.errno in _FULL:
-                return False
-            # As a lost packet: whether the viewer is gone is told by ICE.
-            log.debug("a datagram was not sent: %s", exc)
-            self._counters["datagrams_failed"] += len(some)
-        size_bytes = len(datagrams)
-        outgoing.sent, outgoing.left_s = stop, now_s
-        self._pacer.sent(size_bytes)
-        self._packet_count += len(some)
-        self._octet_count += size_bytes - len(some) * (path.header_bytes + path.tag_bytes)
-        path.report(outgoing.packets.captured_ntp, outgoing.timestamp, self._packet_count, self._octet_count, now_s)
-        return True
+        left = self._hand_over(path, datagrams, run, len(some))
+        if left:
+            size_bytes = min(len(datagrams), left * run.segment_bytes)
+            outgoing.sent, outgoing.left_s = outgoing.sent + left, now_s
+            self._left(size_bytes)
+            self._packet_count += left
+            self._octet_count += size_bytes - left * (path.header_bytes + path.tag_bytes)
+            path.report(outgoing.packets.captured_ntp, outgoing.timestamp, self._packet_count, self._octet_count, now_s)
+        return left == len(some)
 
-    def _one_by_one(self, path: RtpPath, datagrams: memoryview, segment_bytes: int) -> None:
-        for at in range(0, len(datagrams), segment_bytes):
-            path.send_datagram(datagrams[at : at + segment_bytes])
+    def _hand_over(self, path: RtpPath, datagrams: memoryview, run: Run, count: int) -> int:
+        """To the kernel or the relay; how many were taken. What fails but for want of room is as a lost packet."""
+        if count > 1 and path.segmentation and path.socket is not None:
+            try:
+                path.socket.sendmsg((datagrams,), run.ancillary, 0, path.address)
+            except OSError as exc:
+                if exc.errno in _FULL:
+                    return 0
+                if exc.errno not in _NO_SEGMENTATION:
+                    return self._failed(exc, count)
+                path.segmentation = False
+                self._counters["segmentation_refused"] += 1
+            else:
+                return count
+        for number in range(count):
+            try:
+                path.send_datagram(datagrams[number * run.segment_bytes : (number + 1) * run.segment_bytes])
+            except OSError as exc:
+                if exc.errno in _FULL:
+                    return number
+                self._failed(exc, 1)
+        return count
+
+    def _failed(self, exc: OSError, count: int) -> int:
+        # Whether the viewer is gone is told by ICE.
+        log.debug("datagrams were not sent: %s", exc)
+        self._counters["datagrams_failed"] += count
+        return count
+
+    def _left(self, size_bytes: int) -> None:
+        self._pacer.sent(size_bytes)
+        self._sent_bytes += size_bytes
 
 
 class HeaderExtension:

@@ -47,12 +47,10 @@ class Stage:
     def __init__(self, wire: Wire, packet_bytes: int = 1200) -> None:
         self.wire = wire
         self.counters: Counter[str] = Counter()
-        self.failures = 0
         self.sender = RtpSender(
             Packetizer(packet_bytes - OVERHEAD_BYTES, self.counters), self.counters, frame_s=FRAME_S
         )
         self.sender._sequence, self.sender._timestamp_base = 65_530, 0
-        self.sender.failed = self._failed
         self.sender.connect(wire.path)
         self.pts_90k = 0
 
@@ -66,9 +64,6 @@ class Stage:
                 while self.sender._timer is not None:
                     await asyncio.sleep(0.005)
         return on_way
-
-    def _failed(self) -> None:
-        self.failures += 1
 
 
 UNITS = [unit(70_000, keyframe=True), *(unit(size, keyframe=False, number=size) for size in (16_000, 300, 1141, 2281))]
@@ -216,19 +211,30 @@ async def test_reports_say_what_had_left_and_when_it_was_captured() -> None:
 
 
 async def test_a_bug_ends_this_viewer_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
-    stage = Stage(Wire())
-    await stage.send(UNITS[0])
+    company = Company(None, None, None)
+    await company.play(0.2)
+    senders, wires = [sender for sender, _, _ in company.viewers], [wire for _, wire, _ in company.viewers]
+    failures: list[RtpSender] = []
+
+    def failed() -> None:
+        failures.append(senders[1])
+        company.hub.leave(senders[1])
 
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    stage.wire.path.protect = broken  # type: ignore[method-assign,assignment]
-    assert await stage.send(*UNITS[1:]) == [True] * (len(UNITS) - 1), "no keyframe is of use to it"
-    assert stage.failures == 1
-    assert stage.counters["sender_bugs"] == 1
+    senders[1].failed = failed
+    wires[1].path.protect = broken  # type: ignore[method-assign,assignment]
+    await company.play(0.5)
+    assert failures == [senders[1]]
+    assert company.counters["sender_bugs"] == 1
     assert "a bug in the sender" in caplog.text
-    stage.sender.retransmit(65_533)
-    assert stage.failures == 1
+    seen = [len(pictures(wire.rtp())) for wire in wires]
+    assert seen[0] == seen[2] > 15, "they missed no picture"
+    assert seen[1] < 10
+    assert senders[1].push(UNITS[1], 1), "no keyframe is of use to it"
+    senders[1].retransmit(0)
+    assert len(failures) == 1
 
 
 async def test_a_slow_relay_drops_as_a_full_socket_does() -> None:
@@ -241,6 +247,39 @@ async def test_a_slow_relay_drops_as_a_full_socket_does() -> None:
     wire.waiting_bytes = 0
     assert await stage.send(unit(3000, keyframe=False), unit(3000, keyframe=True)) == [False, True]
     assert len(pictures(wire.rtp())) == 2
+
+
+async def test_of_a_run_that_stops_halfway_what_left_is_known() -> None:
+    wire = Wire()
+    stage = Stage(wire)
+    wire.path.open  # noqa: B018  it looks at the pair
+    wire.path.segmentation = False
+    real, room = wire.sendto, 7
+
+    def sendto(datagram: memoryview, address: tuple[str, int]) -> None:
+        nonlocal room
+        if not 200 <= datagram[1] < 208:
+            if not room:
+                raise OSError(errno.EAGAIN, "full")
+            room -= 1
+        real(datagram, address)
+
+    wire.sendto = sendto  # type: ignore[method-assign]
+    await stage.send(unit(16_000, keyframe=True))
+    assert stage.sender._packet_count == len(wire.rtp()) == 7
+    assert stage.counters["frames_cut"] == 1
+    room = 2
+    stage.sender.retransmit(65_531)
+    stage.sender.retransmit((65_530 + 7) & 0xFFFF)
+    assert (stage.counters["retransmissions"], stage.counters["packets_not_resent"]) == (1, 1)
+
+
+async def test_extension_ids_that_do_not_fit_are_left_out() -> None:
+    wire = Wire(GCM, {HeaderExtension.MID: 16, HeaderExtension.ABS_SEND_TIME: 15, HeaderExtension.PLAYOUT_DELAY: 3})
+    stage = Stage(wire)
+    await stage.send(*UNITS)
+    assert pictures(wire.rtp()) == [each.payload for each in UNITS]
+    assert wire.path.extensions == {HeaderExtension.PLAYOUT_DELAY: 3}
 
 
 async def test_a_relay_without_a_channel_is_asked_for_one_once() -> None:
@@ -285,7 +324,8 @@ class Company:
             each_frame()
             for sender, _, estimate in self.viewers:
                 if estimate is not None and number % 6 == 0:
-                    sender.estimate(estimate)
+                    # As a receiver does whose path is full: it falls, and comes up again, and falls.
+                    sender.estimate(estimate if number % 30 else estimate * 85 // 100)
             await asyncio.sleep(max(0.0, begun_s + (number + 1) * FRAME_S - time.monotonic()))
         return keyframes
 

@@ -28,6 +28,12 @@ def test_where_there_are_no_others_it_is_heard_every_second() -> None:
     assert {round(later - earlier, 1) for earlier, later in itertools.pairwise(times)} == {0.5, 1.0}
 
 
+def test_once_the_others_left_it_waits_no_longer_for_their_sake() -> None:
+    wishes = ViewerWishes()
+    last_s = granted(wishes, 0, 8)[-1]
+    assert granted(wishes, last_s + 0.1, last_s + 3, alone=True)[0] == pytest.approx(last_s + 1, abs=0.1)
+
+
 def test_one_that_was_well_for_a_while_is_heard_at_once_again() -> None:
     wishes = ViewerWishes()
     granted(wishes, 0, 5)
@@ -64,4 +70,4 @@ def test_small_keyframes_make_all_pictures_finer_again() -> None:
     seen = []
     while least.came(20_000, 2_000_000):
         seen.append(least.qp)
-    assert seen == [30, 28, 26, 1]
+    assert seen == [30, 28, 26, 24, 22, 20], "never finer than the driver's own"

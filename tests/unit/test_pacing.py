@@ -26,52 +26,60 @@ def leaves(pacer: Pacer, size: int, now_s: float) -> tuple[list[float], float]:
     return times, now_s
 
 
-class Path:
-    """A viewer that wants so much, tells an estimate five times a second, and is asked what is heeded."""
-
-    def __init__(self, wanted_bps: int) -> None:
-        self.estimate, self.rate = PathEstimate(), EncodeRate()
-        self.wanted_bps = wanted_bps
-        self.frame = 0
-
-    def run(self, seconds: float, estimate_bps: int | None) -> list[float | None]:
-        heeded = []
-        for _ in range(round(seconds * 30)):
-            self.frame += 1
-            now_s = self.frame * FRAME_S
-            self.rate.made(self.wanted_bps // 240, now_s)
-            if estimate_bps is not None and self.frame % 6 == 0:
-                self.estimate.told(estimate_bps, self.rate.bps, now_s)
-            heeded.append(self.estimate.bps(now_s))
-        return heeded
+def told(estimate: PathEstimate, estimates: list[int], *, begin_s: float = 0.0, sent_bps: int = 4_000_000) -> float:
+    """Five of these a second, while so much is sent of an encode of 4 Mbit/s; the time after them."""
+    now_s = begin_s
+    for each in estimates:
+        now_s += 0.2
+        estimate.told(each, sent_bytes=int(now_s * sent_bps / 8), encode_bps=4_000_000, now_s=now_s)
+    return now_s
 
 
-def test_an_estimate_is_heeded_where_it_is_below_what_is_wanted_and_as_long_as_that() -> None:
-    path = Path(4_000_000)
-    assert path.run(5, 400_000)[-1] == 400_000
-    # However long the viewer gets nothing, while it waits for a keyframe: what it wants is the same.
-    assert set(path.run(20, 400_000)) == {400_000}
-    assert path.run(1, 900_000)[-1] == 900_000
-    assert path.run(3, 6_000_000)[-1] is None
+def test_an_estimate_is_heeded_from_when_it_fell_to_what_was_sent() -> None:
+    estimate = PathEstimate()
+    now_s = told(estimate, [4_400_000] * 20)
+    assert estimate.bps(now_s) is None, "a receiver cannot know of more than it gets"
+    now_s = told(estimate, [2_000_000], begin_s=now_s)
+    assert estimate.bps(now_s) == 2_000_000
+    now_s = told(estimate, [2_100_000, 2_200_000], begin_s=now_s)
+    assert estimate.bps(now_s) == 2_200_000
 
 
-def test_a_still_scene_is_not_taken_for_a_narrow_path() -> None:
-    """Little is sent, so little is estimated, on the best of paths."""
-    assert set(Path(200_000).run(10, 300_000)) == {None}
+def test_one_that_falls_and_is_still_far_over_what_is_sent_is_not_heeded() -> None:
+    estimate = PathEstimate()
+    now_s = told(estimate, [9_000_000] * 20)
+    assert estimate.bps(told(estimate, [7_000_000], begin_s=now_s)) is None
 
 
-def test_one_low_estimate_is_not_heeded() -> None:
-    path = Path(4_000_000)
-    path.run(5, 6_000_000)
-    assert set(path.run(0.4, 400_000) + path.run(5, 6_000_000)) == {None}
+def test_an_estimate_that_falls_no_more_is_let_go_and_later_each_time_that_this_was_too_early() -> None:
+    estimate = PathEstimate()
+    now_s, held_s = told(estimate, [4_400_000] * 20), []
+    for _ in range(5):
+        now_s = told(estimate, [2_400_000, 2_000_000], begin_s=now_s)
+        fell_s = now_s
+        while estimate.bps(now_s) is not None:
+            now_s = told(estimate, [2_000_000], begin_s=now_s)
+        held_s.append(round(now_s - fell_s))
+    assert held_s == [5, 10, 20, 40, 40]
 
 
-def test_an_estimate_that_is_not_told_again_is_forgotten() -> None:
-    path = Path(4_000_000)
-    assert path.run(5, 400_000)[-1] == 400_000
-    silent = path.run(10, None)
-    assert silent[60] == 400_000
-    assert silent[-1] is None
+def test_one_that_is_ample_is_let_go_at_once_and_so_is_one_that_is_not_told_again() -> None:
+    estimate = PathEstimate()
+    now_s = told(estimate, [4_400_000, 2_000_000])
+    assert estimate.bps(told(estimate, [5_000_000], begin_s=now_s)) is None
+    now_s = told(estimate, [2_000_000], begin_s=now_s + 1)
+    assert estimate.bps(now_s + 2) == 2_000_000
+    assert estimate.bps(now_s + 4) is None
+
+
+def test_the_rate_of_an_encode_is_told_of_its_pictures_and_not_of_a_pause() -> None:
+    rate, now_s = EncodeRate(), 0.0
+    for _ in range(100):
+        now_s += FRAME_S
+        rate.made(16_000, now_s)
+    assert rate.bps == pytest.approx(16_000 * 8 * 30, rel=0.05)
+    rate.made(16_000, now_s + 60)
+    assert rate.bps == pytest.approx(16_000 * 8 * 30, rel=0.05)
 
 
 def test_a_new_estimate_holds_for_the_picture_under_way() -> None:
