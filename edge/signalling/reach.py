@@ -53,7 +53,9 @@ def knock(settings: MqttSettings) -> None:
         if link.version() == "TLSv1.3" and select.select([link], [], [], _VERDICT_S)[0]:
             link.settimeout(0)
             with contextlib.suppress(ssl.SSLWantReadError):
-                link.recv(1)
+                if not link.recv(1):
+                    said = "closed the connection after TLS: it may not accept the device's certificate"
+                    raise BrokerLost(f"{settings.host}:{settings.effective_port} {said}{_own_certificate(settings)}")
 
 
 @contextlib.contextmanager

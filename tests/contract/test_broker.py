@@ -547,6 +547,16 @@ async def test_certificates_that_do_not_fit_are_told(setting: Setting, tmp_path:
         await client.stop()
 
 
+@pytest.mark.parametrize("setting", ["aws-5-tls"], indirect=True)
+async def test_a_broker_that_hangs_up_after_tls_is_told(setting: Setting) -> None:
+    context = setting.authority.server_context()
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+        client = setting.client("one", port=server.sockets[0].getsockname()[1])
+        client.start()
+        await client.error("closed the connection after TLS", "may not accept the device's certificate")
+        await client.stop()
+
+
 @pytest.mark.parametrize(
     "dates", [{"since": timedelta(hours=1)}, {"until": timedelta(hours=-1)}], ids=["behind", "ahead"]
 )
