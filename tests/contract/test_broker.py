@@ -331,16 +331,17 @@ async def test_many_at_once_all_arrive(setting: Setting) -> None:
 
 async def test_over_the_rate_messages_wait_a_little_and_then_are_refused(setting: Setting) -> None:
     await setting.up()
-    settings = {"publishes_per_s": 20, "publish_timeout_s": 1}
-    async with setting.linked("one", "a/b", **settings) as one:
-        begun_s = time.monotonic()
+    async with setting.linked("one", "a/b", publishes_per_s=10, publish_timeout_s=2) as one:
         all_of_them = [one.broker.publish(Message("a/b", str(n).encode())) for n in range(30)]
+        begun_s = time.monotonic()
         outcomes = await asyncio.gather(*all_of_them, return_exceptions=True)
-        # A burst of 4, and what 16 a second let through within half of the deadline.
-        assert [outcome is None for outcome in outcomes] == 12 * [True] + 18 * [False]
-        assert 0.4 < time.monotonic() - begun_s < 5
-        assert {getattr(outcome, "code", None) for outcome in outcomes[12:]} == {Code.RATE_LIMITED}
-        assert [int((await asyncio.wait_for(one.came.get(), 5)).payload) for _ in range(12)] == list(range(12))
+        # A burst of 2, and what 8 a second let through within half of the deadline; more where the machine held us up.
+        served = outcomes.index(next(outcome for outcome in outcomes if outcome))
+        assert 10 <= served <= 12
+        assert time.monotonic() - begun_s > 0.9
+        assert {getattr(outcome, "code", None) for outcome in outcomes[served:]} == {Code.RATE_LIMITED}
+        got = [int((await asyncio.wait_for(one.came.get(), 5)).payload) for _ in range(served)]
+        assert got == list(range(served))
 
 
 @pytest.mark.parametrize("setting", TLS, indirect=True)
