@@ -39,7 +39,6 @@ from edge.sessions.wish import StreamWish
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
 from edge.signalling.outbox import Outbox
-from edge.signalling.paho_broker import PahoBroker
 from edge.streaming.hub import Hub
 from edge.streaming.peer import PeerFactory
 
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
 
     from edge.core.access_unit import AccessUnit
     from edge.settings import Settings
+    from edge.signalling.broker import Broker
+    from edge.signalling.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,23 @@ class _Seen:
         return {"reopens": self.reopens, "restarts": self.restarts}
 
 
+def make_broker(mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message) -> Broker:
+    """The client that the settings say; the other one is not even loaded.
+
+    Raises: ConfigInvalid: AWS's is wanted and not installed.
+    """
+    if not mqtt.by_aws:
+        from edge.signalling.paho_broker import PahoBroker  # noqa: PLC0415
+
+        return PahoBroker(mqtt, client_id, subscriptions, will)
+    try:
+        from edge.signalling.aws_broker import AwsBroker  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        said = 'mqtt.client: awsiotsdk is not installed (edge-streamer[aws]); client = "paho" does without'
+        raise ConfigInvalid([said]) from exc
+    return AwsBroker(mqtt, client_id, subscriptions, will)
+
+
 class Daemon:
     """One camera and everybody who watches it. Made in its event loop."""
 
@@ -159,7 +177,7 @@ class Daemon:
         frame_s = {Quality.HD: 1 / settings.camera.hd.fps, Quality.SD: 1 / settings.camera.sd.fps}
         self._hub = Hub(self._camera, time.monotonic, self._counters, frame_s)
         self._unit_s = time.monotonic()
-        self._broker = PahoBroker(
+        self._broker = make_broker(
             settings.mqtt,
             settings.device.id,
             (self._topics.command,),
@@ -345,7 +363,7 @@ class Daemon:
 def run_daemon(settings: Settings) -> None:
     """Run the daemon in this process until a signal ends it.
 
-    Raises: ConfigInvalid: the state directory cannot be made.
+    Raises: ConfigInvalid: the state directory cannot be made, or AWS's client is not installed.
     """
     set_up_logging(settings.log.level, session_of_log.get)
     try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import socket
 import ssl
-import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as mqtt
@@ -18,10 +17,11 @@ from paho.mqtt.properties import Properties
 
 from edge.errors import BrokerLost
 from edge.signalling.broker import Message
+from edge.signalling.linked_broker import TAKEN_OVER, UNACKNOWLEDGED
+from edge.signalling.reach import alert_words, in_thread, telling, tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNACKNOWLEDGED = 20
-"""Publishes under way at a time."""
-
 _MISC_EVERY_S = 1.0
 _GOODBYE_S = 2.0
 _UNSUPPORTED_PROTOCOL = 132
 _MQTT5_PATIENCE_S = 3.0
 _TLS_ALERT = re.compile(r"\[SSL: (\w*ALERT\w*)\]")
-_TAKEN_OVER = 142
+_SESSION_TAKEN_OVER = 142
 
 
 class VersionRefused(BrokerLost):
@@ -68,9 +65,11 @@ class PahoLink:
     ) -> None:
         self._settings = settings
         self._v5 = version is MQTTProtocolVersion.MQTTv5
+        self.version = "5" if self._v5 else "3.1.1"
         self._may_fall_back = self._v5 and settings.version == "auto"
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
+        self._heard_s = 0.0
         self._socket: Any = None  # paho says only "like a socket"
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._accepted: asyncio.Future[None] = self._loop.create_future()
@@ -101,39 +100,21 @@ class PahoLink:
         client.on_socket_unregister_write = self._on_unregister_write
         self._client = client
 
-    @property
-    def version(self) -> str:
-        return "5" if self._v5 else "3.1.1"
-
     async def open(self) -> None:
         """Raises: BrokerLost: in words for a person."""
         settings = self._settings
-        address = f"{settings.host}:{settings.effective_port}"
-        try:
+        with telling(settings):
             # Twice: once for TCP, once for TLS.
             async with asyncio.timeout(2 * settings.connect_timeout_s + 1):
-                await self._in_thread(self._connect)
+                await in_thread(self._connect, self._abandon)
                 sock = self._client.socket()
                 if sock is None:
-                    raise BrokerLost(f"{address} closed the connection")
+                    raise BrokerLost(f"{settings.host}:{settings.effective_port} closed the connection")
                 self._socket = sock
+                self._heard_s = time.monotonic()
                 self._loop.add_reader(sock, self._read)
                 self._on_register_write(None, None, sock)
                 await self._acceptance()
-        except ssl.SSLError as exc:
-            raise BrokerLost(f"{address}: {_tls_words(exc)}") from exc
-        except socket.gaierror as exc:
-            raise BrokerLost(f"{settings.host}: name not found") from exc
-        except TimeoutError as exc:
-            raise BrokerLost(f"{address} does not answer") from exc
-        except ConnectionRefusedError as exc:
-            raise BrokerLost(f"connection refused by {address}") from exc
-        except OSError as exc:
-            about = exc.filename or address
-            raise BrokerLost(f"{about}: {exc.strerror or exc}") from exc
-        except UnicodeError as exc:
-            # Of the host's name or of the password's file; its own words would repeat what it could not read.
-            raise BrokerLost(f"{address}: the host name or the password file cannot be read as text") from exc
 
     async def _acceptance(self) -> None:
         if not self._may_fall_back:
@@ -159,8 +140,10 @@ class PahoLink:
     async def serve(self) -> None:
         """Until the link is lost. Raises: BrokerLost."""
         while True:
-            # Sends pings, and ends the link when they are not answered.
+            # Sends a ping when nothing came for a keep-alive; by itself it would wait for a second one to be missed.
             self._client.loop_misc()
+            if time.monotonic() - self._heard_s > 1.5 * self._settings.keepalive_s:
+                self._end(BrokerLost("nothing is heard of the broker any more"))
             done, _ = await asyncio.wait({self._lost}, timeout=_MISC_EVERY_S)
             if done:
                 await self._lost
@@ -204,15 +187,8 @@ class PahoLink:
         """Blocking; in a thread of its own."""
         settings = self._settings
         if settings.tls:
-            with _reading(settings.ca_file):
-                context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+            context = tls_context(settings)
             context.sslsocket_class = _TlsSocket
-            # Strict from Python 3.13 on, about extensions that many a broker's own authority leaves out: a camera must
-            # not lose its broker by an upgrade of its system.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-            if settings.cert_file is not None:
-                with _reading(settings.cert_file, settings.key_file):
-                    context.load_cert_chain(settings.cert_file, settings.key_file)
             self._client.tls_set_context(context)
         if settings.username is not None:
             password = settings.password_file.read_text().rstrip("\n") if settings.password_file else None
@@ -231,35 +207,13 @@ class PahoLink:
         else:
             self._client.connect(settings.host, settings.effective_port, settings.keepalive_s)
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        # Not an executor's thread: those are waited for at the end, and a broker that hangs would hold up the stop.
-        done: asyncio.Future[None] = self._loop.create_future()
-
-        def settle(error: BaseException | None) -> None:
-            if done.cancelled():
-                # Nobody waits for this connection any more.
-                if (late := self._client.socket()) is not None:
-                    late.close()
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                work()
-            except BaseException as exc:  # noqa: BLE001  handed over, whatever it is
-                error = exc
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(settle, error)
-
-        threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
-        await done
+    def _abandon(self) -> None:
+        if (late := self._client.socket()) is not None:
+            late.close()
 
     def _read(self) -> None:
         sock = self._socket
+        self._heard_s = time.monotonic()
         try:
             while self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 # What TLS has decrypted already does not make the socket readable again.
@@ -291,7 +245,7 @@ class PahoLink:
     def _on_log(self, _client: Any, _userdata: Any, _level: int, text: str) -> None:
         # The only place where paho says why a read failed; with TLS 1.3 a refused certificate is told by the first one.
         if found := _TLS_ALERT.search(text):
-            self._alert = found[1].lower().replace("_", " ")
+            self._alert = found[1]
 
     def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
         refused = [code for code in codes if code.is_failure]
@@ -302,7 +256,7 @@ class PahoLink:
 
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
         if self._alert is not None:
-            self._end(BrokerLost(f"the broker ended TLS: {self._alert}"))
+            self._end(BrokerLost(f"the broker ended TLS: {alert_words(self._alert, self._settings)}"))
         elif self._may_fall_back and not self._accepted.done():
             # A broker that knows only 3.1.1 may also just hang up.
             self._end(VersionRefused("it closed the connection"))
@@ -351,28 +305,12 @@ class PahoLink:
             self._loop.remove_writer(sock)
 
 
-@contextlib.contextmanager
-def _reading(*files: Path | None) -> Iterator[None]:
-    """Name the files that cannot be used; `ssl` does not, and the broker has no part in it."""
-    try:
-        yield
-    except OSError as exc:
-        raise BrokerLost(f"{' or '.join(map(str, files))}: {exc.strerror or exc}") from exc
-
-
 def _no_delay(_client: Any, _userdata: Any, sock: Any) -> None:
     # An answer of two TLS records would wait 40 ms for the broker's acknowledgement of the first.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _refusal(code: ReasonCode) -> str:
-    if code.value == _TAKEN_OVER:
-        return "another client connected with the same client id"
+    if code.value == _SESSION_TAKEN_OVER:
+        return TAKEN_OVER
     return str(code.getName()).lower()
-
-
-def _tls_words(exc: ssl.SSLError) -> str:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {exc.verify_message}"
-    reason = (exc.reason or "TLS failed").lower().replace("_", " ")
-    return f"TLS failed: {reason}"

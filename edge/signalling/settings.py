@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  pydantic reads the annotations at run time
-from typing import Literal, Self
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from edge.contract.topics import TOPIC_PREFIX
 
 _TLS_PORT, _PLAIN_PORT = 8883, 1883
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
+_ALPN_PORT, _ALPN = 443, "x-amzn-mqtt-ca"
+_CREDENTIALS = "/run/credentials/edge-streamer.service"
+
+
+def _credential(value: object) -> object:
+    """`credential:NAME` is the file of a systemd credential; outside of the service, its usual place."""
+    if not isinstance(value, str) or not value.startswith("credential:"):
+        return value
+    name = value.removeprefix("credential:")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError("a credential's name has letters, digits, _, - and . only")
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY", _CREDENTIALS)) / name
+
+
+SecretFile = Annotated[Path, BeforeValidator(_credential)]
+"""A path, or `credential:NAME`."""
 
 
 class MqttSettings(BaseModel):
@@ -19,17 +38,29 @@ class MqttSettings(BaseModel):
 
     host: str = Field(min_length=1, max_length=253, description="The broker.")
     port: int | None = Field(default=None, ge=1, le=65535, description="Default: 8883 with TLS, 1883 without.")
+    client: Literal["auto", "aws", "paho"] = Field(
+        default="auto", description="aws: the client of AWS's SDK. auto: that one for AWS IoT, else paho."
+    )
     version: Literal["auto", "5", "3.1.1"] = Field(default="auto", description="auto: 5, or 3.1.1 where 5 is refused.")
     tls: bool = Field(default=True, description="False only on a network of your own: anybody on it can watch.")
-    ca_file: Path | None = Field(default=None, description="Who signs the broker's certificate. Default: the system's.")
-    cert_file: Path | None = Field(default=None, description="The device's certificate.")
-    key_file: Path | None = Field(default=None, description="The private key of the certificate.")
+    ca_file: SecretFile | None = Field(
+        default=None, description="Who signs the broker's certificate. Default: the system's."
+    )
+    cert_file: SecretFile | None = Field(default=None, description="The device's certificate.")
+    key_file: SecretFile | None = Field(default=None, description="The private key of the certificate.")
     username: str | None = Field(default=None, min_length=1)
-    password_file: Path | None = Field(default=None, description="A file that holds the password and nothing else.")
+    password_file: SecretFile | None = Field(
+        default=None, description="A file that holds the password and nothing else."
+    )
     prefix: str = Field(default="edge/v1", pattern=TOPIC_PREFIX, description="Of every topic.")
-    keepalive_s: int = Field(default=30, ge=5, le=1200, description="A dead link is noticed within twice this.")
+    keepalive_s: int = Field(
+        default=30, ge=5, le=1200, description="A dead link is noticed within one and a half times this."
+    )
     connect_timeout_s: float = Field(default=10, gt=0, le=60)
     publish_timeout_s: float = Field(default=10, gt=0, le=60, description="For the broker's acknowledgement.")
+    publishes_per_s: int = Field(
+        default=100, ge=1, le=100_000, description="Sent at most, further ones wait a little; AWS IoT takes 100."
+    )
     reconnect_cap_s: float = Field(default=10, ge=0.5, le=300, description="The longest wait between two tries.")
     session_expiry_s: int = Field(
         default=300, ge=0, le=604_800, description="How long the broker keeps commands for a device that is away."
@@ -39,6 +70,20 @@ class MqttSettings(BaseModel):
     def effective_port(self) -> int:
         return self.port or (_TLS_PORT if self.tls else _PLAIN_PORT)
 
+    @property
+    def by_aws(self) -> bool:
+        """Whether AWS's client makes the link."""
+        return self.client == "aws" or (self.client == "auto" and self._at_aws)
+
+    @property
+    def alpn(self) -> list[str] | None:
+        """AWS IoT's port 443 is shared with HTTPS: there the protocol is said in the TLS handshake."""
+        return [_ALPN] if self.effective_port == _ALPN_PORT and (self.by_aws or self._at_aws) else None
+
+    @property
+    def _at_aws(self) -> bool:
+        return self.host.lower().endswith(_AWS_DOMAINS)
+
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
@@ -47,4 +92,6 @@ class MqttSettings(BaseModel):
             raise ValueError("password_file needs username")
         if not self.tls and (self.ca_file or self.cert_file):
             raise ValueError("ca_file and cert_file need tls = true")
+        if self.by_aws and (self.cert_file is None or self.username is not None or self.version == "3.1.1"):
+            raise ValueError("the aws client takes cert_file and key_file, no username, and MQTT 5 (or: client = paho)")
         return self

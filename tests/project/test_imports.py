@@ -57,6 +57,8 @@ ONLY = {
     "pylibsrtp": "edge.streaming",
     "picamera2": "edge.camera",
     "paho": "edge.signalling",
+    "awscrt": "edge.signalling",
+    "awsiot": "edge.signalling",
     "systemd": "edge.host",
     "amqtt": "edge.demo",
 }
@@ -144,6 +146,7 @@ def test_the_walls_stand() -> None:
         ("edge.sessions.service", "import pylibsrtp"),
         ("edge.sessions.service", "import aioice"),
         ("edge.daemon", "import paho.mqtt.client"),
+        ("edge.daemon", "from awscrt import mqtt5"),
     ],
 )
 def test_a_hole_would_be_found(module: str, source: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,13 @@ class Authority:
         self.ca_file = directory / f"{name}.pem"
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, expired: bool = False) -> tuple[Path, Path]:
-        """A certificate and its key, for 127.0.0.1, localhost and the name."""
+    def issue(
+        self, name: str, *, since: timedelta = timedelta(days=-1), until: timedelta = timedelta(days=1)
+    ) -> tuple[Path, Path]:
+        """A certificate and its key, for 127.0.0.1, localhost and the name; `since` and `until` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        until = timedelta(hours=-1) if expired else timedelta(days=1)
-        certificate = self._build(subject, key, timedelta(days=-1), until, ca=False)
+        certificate = self._build(subject, key, since, until, ca=False)
         cert_file, key_file = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
@@ -40,6 +42,14 @@ class Authority:
             ),
         )
         return cert_file, key_file
+
+    def server_context(self) -> ssl.SSLContext:
+        """Of a server on 127.0.0.1 that wants certificates of this authority."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.ca_file))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # for extensions that these certificates leave out
+        context.load_cert_chain(*self.issue("server"))
+        return context
 
     def _build(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, since: timedelta, until: timedelta, *, ca: bool

@@ -23,13 +23,14 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """`authority`: TLS, and only clients with its certificates. `user`: (name, password)."""
+    """`authority`: TLS, and only clients with its certificates. `identity`: its own. `user`: (name, password)."""
 
     def __init__(
         self,
         directory: Path,
         *,
         authority: Authority | None = None,
+        identity: tuple[Path, Path] | None = None,
         user: tuple[str, str] | None = None,
         persistence: bool = False,
     ) -> None:
@@ -39,7 +40,7 @@ class Mosquitto:
         lines = [f"listener {self.port} 127.0.0.1", "user root", f"allow_anonymous {str(user is None).lower()}"]
         lines += ["max_queued_messages 10000", "set_tcp_nodelay true"]
         if authority is not None:
-            certificate, key = authority.issue("broker")
+            certificate, key = identity or authority.issue("broker")
             lines += [f"cafile {authority.ca_file}", f"certfile {certificate}", f"keyfile {key}"]
             lines += ["require_certificate true", "use_identity_as_username true"]
         if user is not None:

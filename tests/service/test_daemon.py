@@ -7,18 +7,22 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edge.client import CameraClient
+from edge.daemon import make_broker
+from edge.errors import ConfigInvalid
+from edge.signalling.broker import Message
 from edge.signalling.settings import MqttSettings
+from tests.rigs.certificates import Authority
 from tests.rigs.daemon import ROOT, Daemon
 from tests.rigs.mosquitto import Mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from edge.client import Camera
 
@@ -71,6 +75,42 @@ async def test_the_retained_status_tells_every_kind_of_end(broker: Mosquitto, da
         daemon.process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(daemon.process.wait, 10)
         await until_online_is(camera, False)
+
+
+async def test_by_awss_client_it_answers_commands_and_says_goodbye(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    broker = Mosquitto(tmp_path, authority=authority)
+    broker.start()
+
+    def mqtt(name: str, **more: Any) -> dict[str, Any]:
+        cert_file, key_file = map(str, authority.issue(name))
+        return broker.settings(ca_file=str(authority.ca_file), cert_file=cert_file, key_file=key_file, **more)
+
+    daemon = Daemon(tmp_path, mqtt("cam-1", client="aws"))
+    try:
+        await asyncio.to_thread(daemon.start)
+        async with CameraClient.connect(MqttSettings(**mqtt("watcher")), "watcher") as client:
+            camera = client.camera("cam-1")
+            await until_online_is(camera, True)
+            await camera.stop("night")
+            assert await asyncio.to_thread(daemon.stop) == 0
+            await until_online_is(camera, False)
+            # Its own last word, and not the will.
+            assert camera.last_status is not None
+            assert camera.last_status.stream is not None
+    finally:
+        daemon.end()
+        broker.stop()
+
+
+def test_only_the_client_that_is_wanted_is_loaded_and_a_missing_one_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, edge.daemon; sys.exit(any(name in sys.modules for name in ('paho', 'awscrt')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    for name in ("awscrt", "edge.signalling.aws_broker"):
+        monkeypatch.setitem(sys.modules, name, None)
+    mqtt = MqttSettings(host="x.amazonaws.com", cert_file=Path("cert"), key_file=Path("key"))
+    with pytest.raises(ConfigInvalid, match=r"^mqtt.client: awsiotsdk is not installed"):
+        make_broker(mqtt, "cam-1", (), Message("s", b""))
 
 
 async def test_what_happens_is_told_as_events(broker: Mosquitto, daemon: Daemon) -> None:

@@ -18,6 +18,7 @@ from edge.core.keyframes import KeyframeRequests
 from edge.core.lane import Lane
 from edge.core.once import OnceWindow
 from edge.core.principal import Door, Principal
+from edge.core.publish_limits import oversize, publish_budget
 from edge.core.session import Deadlines, Phase, SessionMachine
 from edge.errors import Rejected
 
@@ -28,6 +29,39 @@ def test_a_backoff_grows_to_its_cap_and_is_drawn_below_it() -> None:
     assert backoff.next_s(0.0) == 0
     backoff.reset()
     assert backoff.next_s(1.0) == 0.5
+
+
+def test_a_backoff_keeps_to_its_least_wait() -> None:
+    backoff = Backoff(first_s=2, cap_s=4, least_s=1)
+    assert [backoff.next_s(draw) for draw in (0.0, 0.5, 1.0)] == [1, 2.5, 4]
+    assert Backoff(first_s=2, cap_s=0.5, least_s=1).next_s(1.0) == 1
+
+
+def test_what_does_not_fit_a_budget_now_is_promised_a_time_or_nothing() -> None:
+    budget = Budget(per_s=2, burst=2)
+    assert [budget.reserve(0, 1) for _ in range(5)] == [0, 0, 0.5, 1, None]
+    assert budget.reserve(1, 0) is None
+    assert budget.reserve(1.5, 0) == 0
+
+
+@given(per_s=st.integers(1, 500), gaps=st.lists(st.floats(0, 0.3), max_size=200))
+def test_no_second_has_more_publishes_than_its_rate(per_s: int, gaps: list[float]) -> None:
+    budget = publish_budget(per_s)
+    now_s, sent = 0.0, []
+    for gap in gaps:
+        now_s += gap
+        if (wait_s := budget.reserve(now_s, 5)) is not None:
+            sent.append(now_s + wait_s)
+    assert sent == sorted(sent)
+    for begin_s in sent:
+        assert sum(begin_s <= at_s < begin_s + 0.999 for at_s in sent) <= per_s
+
+
+def test_what_is_too_large_for_a_broker() -> None:
+    assert oversize("a/" * 7 + "b", b"x" * 128 * 1024) is None
+    assert oversize("ü" * 128, b"") is None
+    for topic, payload in (("a/" * 8 + "b", b""), ("ü" * 129, b""), ("a", b"x" * (128 * 1024 + 1))):
+        assert oversize(topic, payload)
 
 
 def test_a_budget_allows_a_burst_and_then_its_rate() -> None:

@@ -85,6 +85,40 @@ def test_what_does_not_fit_together_is_told(tmp_path: Path, camera: str, words: 
 
 
 @pytest.mark.parametrize(
+    ("host", "more", "by_aws", "alpn"),
+    [
+        ("broker.example", "", False, False),
+        ("x-ats.iot.eu-central-1.amazonaws.com", "", True, False),
+        ("X.iot.cn-north-1.AMAZONAWS.com.cn", "port = 443", True, True),
+        ("x-ats.iot.eu-central-1.amazonaws.com", 'port = 443\nclient = "paho"', False, True),
+        ("broker.example", 'client = "aws"', True, False),
+        ("amazonaws.com.example", "port = 443", False, False),
+    ],
+)
+def test_which_client_makes_the_link(tmp_path: Path, host: str, more: str, by_aws: bool, alpn: bool) -> None:
+    text = LEAST.replace("broker.example", host).replace("[auth]", f"{more}\n[auth]")
+    mqtt = load_settings(file(tmp_path, text)).mqtt
+    assert (mqtt.by_aws, mqtt.alpn == ["x-amzn-mqtt-ca"]) == (by_aws, alpn)
+
+
+@pytest.mark.parametrize("more", ['version = "3.1.1"', 'username = "cam"'])
+def test_what_awss_client_cannot_do_is_told(tmp_path: Path, more: str) -> None:
+    (fault,) = faults(tmp_path, LEAST.replace("[auth]", f'client = "aws"\n{more}\n[auth]'))
+    assert fault.startswith("mqtt: the aws client takes")
+
+
+def test_a_credential_of_systemd_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = LEAST.replace("/etc/key.pem", "credential:device.key")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    usual = load_settings(file(tmp_path, text)).mqtt.key_file
+    assert str(usual) == "/run/credentials/edge-streamer.service/device.key"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/other")
+    assert str(load_settings(file(tmp_path, text)).mqtt.key_file) == "/run/credentials/other/device.key"
+    (fault,) = faults(tmp_path, LEAST.replace("/etc/key.pem", "credential:../key"))
+    assert fault.startswith("mqtt.key_file: ")
+
+
+@pytest.mark.parametrize(
     ("change", "key"),
     [
         ('key_file = "/etc/key.pem"', "mqtt"),

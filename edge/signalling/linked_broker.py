@@ -1,0 +1,189 @@
+"""What both adapters of the broker port share: a link made again by itself, limits, and messages that come early."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from edge.contract.codes import Code
+from edge.core.backoff import Backoff
+from edge.core.publish_limits import oversize, publish_budget
+from edge.errors import BrokerLost, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge.signalling.broker import Message
+    from edge.signalling.settings import MqttSettings
+
+log = logging.getLogger(__name__)
+
+UNACKNOWLEDGED = 20
+"""Publishes under way at a time; AWS IoT takes 100 of a client, mosquitto 20."""
+
+TAKEN_OVER = "another client connected with the same client id"
+
+_STEADY_S = 10.0
+_HELD = 256
+_CALLERS = 1000
+
+
+class Link(Protocol):
+    """One connection, from its making to its end, by one MQTT client. Event loop only."""
+
+    version: str
+
+    async def open(self) -> None:
+        """Raises: BrokerLost: in words for a person."""
+
+    async def subscribe(self, topics: tuple[str, ...]) -> None:
+        """Until all are granted. Raises: BrokerLost: one is not."""
+
+    async def serve(self) -> None:
+        """Until the link is lost, which is noticed within one and a half keep-alives. Raises: BrokerLost."""
+
+    async def publish(self, message: Message) -> None:
+        """Until acknowledged. Raises: BrokerLost."""
+
+    async def close(self) -> None:
+        """Say goodbye where there is a link, so that no last will is sent; free everything."""
+
+
+AnyLink = TypeVar("AnyLink", bound=Link)
+
+
+async def opened(link: AnyLink) -> AnyLink:
+    """Open a link; one that cannot be is closed."""
+    try:
+        await link.open()
+    except BaseException:
+        await link.close()
+        raise
+    return link
+
+
+class LinkedBroker(ABC):
+    """A link to one broker, made again by itself.
+
+    Each try has a client of its own, so nothing of a broken link lives on; commands that were published meanwhile come
+    from the session that the broker keeps.
+
+    The broker sends those before it grants the subscriptions: they are held (the `_HELD` newest; `dropped` counts the
+    others) until the link is told, so that who takes one can answer it.
+    """
+
+    _first_wait_s: ClassVar[float] = 0.5
+    _least_wait_s: ClassVar[float] = 0.0
+
+    def __init__(
+        self, settings: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message | None
+    ) -> None:
+        self.connected = False
+        self.error: str | None = "not connected yet"
+        self.dropped = 0
+        self._settings = settings
+        self._client_id = client_id
+        self._subscriptions = subscriptions
+        self._will = will
+        self._on_message: Callable[[Message], None] = lambda _: None
+        self._on_link: Callable[[bool], None] = lambda _: None
+        self._link: Link | None = None
+        self._up_since_s: float | None = None
+        self._held: deque[Message] = deque()
+        self._window = asyncio.Semaphore(UNACKNOWLEDGED)
+        self._rate = publish_budget(settings.publishes_per_s)
+        self._callers = 0
+
+    def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
+        self._on_message = on_message
+        self._on_link = on_link
+
+    async def publish(self, message: Message) -> None:
+        if (fault := oversize(message.topic, message.payload)) is not None:
+            raise Rejected(Code.TOO_LARGE, fault)
+        if self._link is None or not self.connected:
+            raise BrokerLost("no link to the broker")
+        if self._callers >= _CALLERS:
+            raise Rejected(Code.RATE_LIMITED, "too many messages wait for the broker", retry_after_s=1)
+        # At most half of the deadline: the other half is the broker's.
+        wait_s = self._rate.reserve(time.monotonic(), self._settings.publish_timeout_s / 2)
+        if wait_s is None:
+            said = f"more than {self._settings.publishes_per_s} messages a second for the broker"
+            raise Rejected(Code.RATE_LIMITED, said, retry_after_s=1)
+        self._callers += 1
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout_s):
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                async with self._window:
+                    if self._link is None or not self.connected:
+                        raise BrokerLost("no link to the broker")
+                    await self._link.publish(message)
+        except TimeoutError as exc:
+            raise BrokerLost("the broker did not acknowledge in time") from exc
+        finally:
+            self._callers -= 1
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        backoff = Backoff(self._first_wait_s, self._settings.reconnect_cap_s, self._least_wait_s)
+        told = ""
+        while True:
+            try:
+                await self._connect_and_serve()
+            except BrokerLost as exc:
+                self.error = exc.message
+            # A link that held starts the waits anew; one that is lost at once, as by a clash of client ids, does not.
+            if self._up_since_s is not None and time.monotonic() - self._up_since_s > _STEADY_S:
+                backoff.reset()
+            wait_s = backoff.next_s(random.random())  # noqa: S311  jitter
+            log.log(logging.WARNING if told != self.error else logging.DEBUG, "%s; again in %.1f s", self.error, wait_s)
+            told = self.error or ""
+            await asyncio.sleep(wait_s)
+
+    @abstractmethod
+    async def _open(self) -> Link:
+        """A new open link, which gives what comes to `_receive`. Raises: BrokerLost."""
+
+    async def _connect_and_serve(self) -> None:
+        """Make the link and keep it until it is lost (BrokerLost) or this is cancelled (clean disconnect)."""
+        self._up_since_s = None
+        link = await self._open()
+        try:
+            await link.subscribe(self._subscriptions)
+            self._link = link
+            self.connected, self.error = True, None
+            self._up_since_s = time.monotonic()
+            log.info("connected to %s:%d, MQTT %s", self._settings.host, self._settings.effective_port, link.version)
+            self._on_link(True)
+            while self._held:
+                self._hand_over(self._held.popleft())
+            await link.serve()
+        finally:
+            self._link = None
+            if self.connected:
+                self.connected = False
+                self.error = "disconnected"
+                self._on_link(False)
+            await link.close()
+
+    def _receive(self, message: Message) -> None:
+        if self.connected:
+            self._hand_over(message)
+            return
+        if len(self._held) >= _HELD:
+            self._held.popleft()
+            self.dropped += 1
+        self._held.append(message)
+
+    def _hand_over(self, message: Message) -> None:
+        try:
+            self._on_message(message)
+        except Exception:
+            # In the client's reader it would leave a link that looks alive and reads the same packet for ever.
+            log.exception("a bug in what takes messages")

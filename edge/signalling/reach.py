@@ -1,0 +1,148 @@
+"""The way to a broker up to TLS, and in words why it cannot be gone: the same for every MQTT client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from edge.errors import BrokerLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from edge.signalling.settings import MqttSettings
+
+_VERDICT_S = 1.0
+# Of OpenSSL, x509_vfy.h: not yet valid, expired.
+_BY_THE_CLOCK = (9, 10)
+
+
+def tls_context(settings: MqttSettings) -> ssl.SSLContext:
+    """Raises: BrokerLost: a file cannot be used."""
+    with reading(settings.ca_file):
+        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    # Strict from Python 3.13 on, about extensions that many a broker's own authority leaves out: a camera must
+    # not lose its broker by an upgrade of its system.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if settings.alpn:
+        context.set_alpn_protocols(settings.alpn)
+    if settings.cert_file is not None:
+        with reading(settings.cert_file, settings.key_file):
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context
+
+
+def knock(settings: MqttSettings) -> None:
+    """TCP and TLS, and no word of MQTT. Blocking. Raises: what `telling` translates."""
+    context = tls_context(settings)
+    address = (settings.host, settings.effective_port)
+    with (
+        socket.create_connection(address, settings.connect_timeout_s) as plain,
+        context.wrap_socket(plain, server_hostname=settings.host) as link,
+    ):
+        # With TLS 1.3 a client's certificate is refused after the handshake; a session ticket says that it was not.
+        if link.version() == "TLSv1.3" and select.select([link], [], [], _VERDICT_S)[0]:
+            link.settimeout(0)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                if not link.recv(1):
+                    said = "closed the connection after TLS: it may not accept the device's certificate"
+                    raise BrokerLost(f"{settings.host}:{settings.effective_port} {said}{_own_certificate(settings)}")
+
+
+@contextlib.contextmanager
+def telling(settings: MqttSettings) -> Iterator[None]:
+    """Translate what connecting raises into BrokerLost, in words for a person."""
+    address = f"{settings.host}:{settings.effective_port}"
+    try:
+        yield
+    except ssl.SSLError as exc:
+        raise BrokerLost(f"{address}: {_tls_words(exc, settings)}") from exc
+    except socket.gaierror as exc:
+        raise BrokerLost(f"{settings.host}: name not found") from exc
+    except TimeoutError as exc:
+        raise BrokerLost(f"{address} does not answer") from exc
+    except ConnectionRefusedError as exc:
+        raise BrokerLost(f"connection refused by {address}") from exc
+    except OSError as exc:
+        about = exc.filename or address
+        raise BrokerLost(f"{about}: {exc.strerror or exc}") from exc
+    except UnicodeError as exc:
+        # Of the host's name or of the password's file; its own words would repeat what it could not read.
+        raise BrokerLost(f"{address}: the host name or the password file cannot be read as text") from exc
+
+
+@contextlib.contextmanager
+def reading(*files: Path | None) -> Iterator[None]:
+    """Name the files that cannot be used; `ssl` does not, and the broker has no part in it."""
+    try:
+        yield
+    except OSError as exc:
+        raise BrokerLost(f"{' or '.join(map(str, files))}: {exc.strerror or exc}") from exc
+
+
+def alert_words(alert: str, settings: MqttSettings) -> str:
+    """Why the broker ended TLS, and what of the device's own certificate may be the cause."""
+    return alert.lower().replace("_", " ") + _own_certificate(settings)
+
+
+async def in_thread(work: Callable[[], None], abandoned: Callable[[], None]) -> None:
+    """Do blocking work; `abandoned` is called in the event loop once it is done and nobody waits any more.
+
+    Not an executor's thread: those are waited for at the end, and a broker that hangs would hold up the stop.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.cancelled():
+            abandoned()
+        elif error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001  handed over, whatever it is
+            error = exc
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
+    await done
+
+
+def _tls_words(exc: ssl.SSLError, settings: MqttSettings) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        clock = "; is the clock of this device right?" if exc.verify_code in _BY_THE_CLOCK else ""
+        return f"its certificate is not accepted: {exc.verify_message}{clock}"
+    reason = exc.reason or "TLS failed"
+    if "ALERT" in reason:
+        return f"the broker ended TLS: {alert_words(reason, settings)}"
+    return f"TLS failed: {reason.lower().replace('_', ' ')}"
+
+
+def _own_certificate(settings: MqttSettings) -> str:
+    if settings.cert_file is None:
+        return "; it may want a certificate of the device (cert_file, key_file)"
+    try:
+        certificate = x509.load_pem_x509_certificate(settings.cert_file.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    now, since, until = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < since:
+        return f"; the device's certificate is valid from {since:%Y-%m-%d %H:%M} UTC on: is the clock right?"
+    if now > until:
+        return f"; the device's certificate was valid until {until:%Y-%m-%d %H:%M} UTC"
+    return ""
