@@ -60,10 +60,12 @@ def test_every_fault_is_told_at_once_with_its_key(tmp_path: Path) -> None:
     assert "cam/1" not in "".join(told), "no fault repeats a value"
 
 
-def test_authority_is_required_and_not_built_so_its_absence_has_to_be_said(tmp_path: Path) -> None:
+def test_authority_is_required_where_nothing_is_said_and_its_absence_has_to_be_said(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, LEAST.replace('[auth]\nmode = "off"', ""))
-    assert fault.startswith("auth.mode: ")
+    assert fault.startswith("auth.jwks_file: ")
     assert 'mode = "off"' in fault
+    settings = load_settings(file(tmp_path, LEAST.replace('mode = "off"', 'jwks_file = "/etc/jwks.json"')))
+    assert (settings.auth.mode, settings.auth.trust_clock) == ("required", False)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_what_does_not_fit_together_is_told(tmp_path: Path, camera: str, words: 
     ("change", "key"),
     [
         ('key_file = "/etc/key.pem"', "mqtt"),
-        ('mode = "off"', "auth.mode"),
+        ('mode = "off"', "auth.jwks_file"),
         ('host = "broker.example"', "mqtt.host"),
     ],
 )
