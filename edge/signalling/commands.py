@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
+"""Offers and questions; and again as many messages about sessions, so that neither waits for the other."""
 _AT_ONCE_EACH = 48
 """Of one reply client: the rest is for the others."""
 _MESSAGE_LIMIT = 500
@@ -63,6 +64,15 @@ _SNAPSHOT_WIDTH = 640
 _JPEG_LIMIT_BYTES = (PAYLOAD_LIMIT_BYTES - _ENVELOPE_BYTES) // 4 * 3
 # Beyond every deadline that the settings allow.
 _STUCK_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A command that is being worked on."""
+
+    since_s: float
+    client: str
+    about_session: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class _ReturnPath:
 class Commands:
     """The MQTT door. Event loop only.
 
-    Commands over `rates`, and further ones than `_AT_ONCE` under way at a time, are refused as `rate_limited`, before
+    Commands over `rates`, and further ones than `_AT_ONCE` under way at a time, are refused as `rate_limited` before
     anything else is looked at; error replies keep to a budget, beyond which a refusal is only counted. `status` gives
     the status for `status.get` and start and stop. `now_s` never goes back, `wall_s` is seconds since 1970.
     """
@@ -112,7 +122,7 @@ class Commands:
         self._counters = counters
         self._error_replies = Budget(per_s=20, burst=40)
         self._group: asyncio.TaskGroup | None = None
-        self._under_way: dict[asyncio.Task[None], tuple[float, str]] = {}
+        self._under_way: dict[asyncio.Task[None], _UnderWay] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
         """Take commands until cancelled."""
@@ -126,7 +136,7 @@ class Commands:
 
     def well(self, now_s: float) -> bool:
         """Whether no command has been under way for far longer than any may take."""
-        return all(now_s - since_s < _STUCK_S for since_s, _ in self._under_way.values())
+        return all(now_s - one.since_s < _STUCK_S for one in self._under_way.values())
 
     def receive(self, message: Message) -> None:
         """A message on the command topic."""
@@ -136,14 +146,15 @@ class Commands:
         self._counters["commands"] += 1
         received = read(message.payload)
         path = self._return_path(message, received)
-        client = path.client if path else ""
+        right = WHO_MAY.get(received.kind)
+        coming = _UnderWay(self._now_s(), path.client if path else "", right is not None and right.owner)
         try:
-            self._let_in(received, client)
+            self._let_in(coming)
         except Rejected as exc:
             self._refuse(received, path, exc)
             return
         task = self._group.create_task(self._take(received, path), name=f"command:{received.id[:32]}")
-        self._under_way[task] = self._now_s(), client
+        self._under_way[task] = coming
         task.add_done_callback(lambda done: self._under_way.pop(done, None))
 
     # The door back, for what a session tells by itself.
@@ -178,14 +189,14 @@ class Commands:
             log.exception("a bug at the MQTT door")
             self._counters["command_bugs"] += 1
 
-    def _let_in(self, received: Received, client: str) -> None:
+    def _let_in(self, coming: _UnderWay) -> None:
         """Raises: Rejected: `rate_limited`."""
-        right = WHO_MAY.get(received.kind)
-        wait_s = self._rates.wait_s(client, self._now_s(), about_session=right is not None and right.owner)
+        wait_s = self._rates.wait_s(coming.client, coming.since_s, about_session=coming.about_session)
         if wait_s is not None:
             raise Rejected(Code.RATE_LIMITED, "too many commands a second", retry_after_s=max(1, math.ceil(wait_s)))
-        own = sum(other == client for _, other in self._under_way.values())
-        if len(self._under_way) >= _AT_ONCE or own >= _AT_ONCE_EACH:
+        alike = [one for one in self._under_way.values() if one.about_session == coming.about_session]
+        own = sum(one.client == coming.client for one in alike)
+        if len(alike) >= _AT_ONCE or own >= _AT_ONCE_EACH:
             raise Rejected(Code.RATE_LIMITED, "too many commands are under way", retry_after_s=1)
 
     async def _handle(self, received: Received, path: _ReturnPath | None) -> None:
