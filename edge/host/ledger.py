@@ -72,7 +72,13 @@ class Ledger:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                await asyncio.to_thread(self._write, self._take())
+                changes = self._take()
+                try:
+                    await asyncio.to_thread(self._write, changes)
+                except asyncio.CancelledError:
+                    # It may not have begun; written twice is as well as once.
+                    self._changes = {**changes, **self._changes}
+                    raise
         finally:
             await asyncio.to_thread(self._close, self._take())
 
@@ -95,20 +101,21 @@ class Ledger:
         return [Row(*row) for row in rows]
 
     def _write(self, changes: dict[tuple[str, str, str], Row | None]) -> None:
-        if self._database is None or not changes:
-            return
-        try:
-            with self._one_at_a_time, self._database as database:
-                database.execute(_FORGET, (self._wall_s(),))
-                for key, row in changes.items():
-                    if row is None:
-                        database.execute("DELETE FROM once WHERE kind = ? AND sender = ? AND id = ?", key)
-                    else:
-                        database.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as exc:
-            self._tell(exc)
-        else:
-            self._told = False
+        with self._one_at_a_time:
+            if self._database is None or not changes:
+                return
+            try:
+                with self._database as database:
+                    database.execute(_FORGET, (self._wall_s(),))
+                    for key, row in changes.items():
+                        if row is None:
+                            database.execute("DELETE FROM once WHERE kind = ? AND sender = ? AND id = ?", key)
+                        else:
+                            database.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
+            except sqlite3.Error as exc:
+                self._tell(exc)
+            else:
+                self._told = False
 
     def _close(self, changes: dict[tuple[str, str, str], Row | None]) -> None:
         self._write(changes)

@@ -73,6 +73,15 @@ async def test_the_retained_status_tells_every_kind_of_end(broker: Mosquitto, da
         await until_online_is(camera, False)
 
 
+def test_without_the_backends_keys_it_does_not_start(tmp_path: Path, broker: Mosquitto) -> None:
+    auth = {"mode": "required", "jwks_file": str(tmp_path / "none.json")}
+    daemon = Daemon(tmp_path, broker.settings(tls=False), auth=auth)
+    command = [sys.executable, "-m", "edge", "run", "--config", str(daemon.config)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, "auth.jwks_file: " in ended.stderr) == (78, True)
+    assert "Traceback" not in ended.stderr
+
+
 async def test_what_happens_is_told_as_events(broker: Mosquitto, daemon: Daemon) -> None:
     broker.start()
     await asyncio.to_thread(daemon.start)
