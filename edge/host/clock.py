@@ -35,7 +35,8 @@ def kernel_error_us() -> int:
     """The error that the kernel allows for: adjtimex(2), which only reads where no mode is given.
 
     Not its STA_UNSYNC, which chrony sets to keep the kernel from writing to the clock chip, and which timesyncd lets
-    come back: `timedatectl` judges by this number, too (systemd's pull request 13245).
+    come back: `timedatectl` judges by this number, too (systemd's pull request 13245). A unit with ProtectClock= gets
+    no answer, which counts as unset.
     """
     timex = _Timex()
     if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) < 0:

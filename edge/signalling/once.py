@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge.contract.codes import Code
+from edge.contract.messages import LIFETIME_LIMIT_S
 from edge.core.authority import LEEWAY_S, Token
 from edge.core.once import OnceWindow, Row
 from edge.errors import Rejected
@@ -24,9 +25,10 @@ _QUESTIONS = {"session.list", "camera.snapshot", "status.get"}
 
 @dataclass(slots=True)
 class Taken:
-    """A command that was taken, from a reply client; its reply, once it is answered."""
+    """A command that was taken, from a reply client; its reply, once it is answered. It may come again `until_s`."""
 
     client: str
+    until_s: float
     _reply: bytes | None = None
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -57,7 +59,7 @@ class Once:
         for row in ledger.open():
             try:
                 if row.kind == _COMMAND:
-                    taken = Taken(row.client)
+                    taken = Taken(row.client, row.until_s)
                     taken.answer(row.reply)
                     self._commands.put(row.sender, row.id, taken, now_s, row.until_s)
                 else:
@@ -77,9 +79,10 @@ class Once:
 
     def take(self, sender: str, command: Command, client: str, now_s: float) -> Taken:
         """Take a new command. Raises: Rejected: `rate_limited`."""
-        taken = Taken(client)
-        self._commands.put(sender, command.id, taken, now_s, _until_s(command))
-        self._write(sender, command, client, None)
+        # While the time is not known, nobody has looked at how far ahead it expires.
+        taken = Taken(client, min(command.expires_at.timestamp(), now_s + LIFETIME_LIMIT_S) + LEEWAY_S)
+        self._commands.put(sender, command.id, taken, now_s, taken.until_s)
+        self._write(sender, command, taken, None)
         return taken
 
     def answer(self, sender: str, command: Command, taken: Taken, reply: bytes, *, ok: bool) -> None:
@@ -88,7 +91,7 @@ class Once:
         if command.type in _QUESTIONS and len(reply) > _KEPT_REPLY_BYTES:
             self._commands.drop(sender, command.id)
         if command.type != "session.offer" or not ok:
-            self._write(sender, command, taken.client, reply)
+            self._write(sender, command, taken, reply)
 
     def use(self, token: Token, now_s: float, *, opens: bool) -> None:
         """A command outside a session uses a token; where it `opens` one, that spends the token.
@@ -107,10 +110,6 @@ class Once:
         self._tokens.drop(token.subject, token.id)
         self._ledger.drop((_TOKEN, token.subject, token.id))
 
-    def _write(self, sender: str, command: Command, client: str, reply: bytes | None) -> None:
+    def _write(self, sender: str, command: Command, taken: Taken, reply: bytes | None) -> None:
         if command.type in _OUTLIVES:
-            self._ledger.put(Row(_COMMAND, sender, command.id, _until_s(command), client, reply))
-
-
-def _until_s(command: Command) -> float:
-    return command.expires_at.timestamp() + LEEWAY_S
+            self._ledger.put(Row(_COMMAND, sender, command.id, taken.until_s, taken.client, reply))

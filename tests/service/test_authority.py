@@ -291,6 +291,13 @@ async def test_until_the_clock_is_known_every_command_that_needs_a_token_waits(d
         assert await door.code(kind, None, expires_at=ahead) == "clock_unset"
     assert await door.code("session.close", door.token("manage"), expires_at=ahead) == "clock_unset"
     assert await door.code("session.close", None, expires_at=ahead) == "unknown_session"
+    # What was taken meanwhile is not remembered for longer than anything else.
+    assert await door.code("session.quality", None, id="far", expires_at="9999-01-01T00:00:00Z") == "unknown_session"
+    assert await door.code("session.quality", None, id="far", expires_at="9999-01-01T00:00:00Z") == "unknown_session"
+    assert door.counters["commands_repeated"] == 1
+    door.wall_s += 310
+    assert await door.code("session.quality", None, id="far", expires_at="9999-01-01T00:00:00Z") == "unknown_session"
+    assert door.counters["commands_repeated"] == 1
     door.clock_known, door.wall_s = True, right_s
     for kind in FOR_A_SCOPE:
         assert await door.code(kind, door.token(*Scope)) is None

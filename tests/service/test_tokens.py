@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from edge.client import Signer
 from edge.client.tokens import jwks
 from edge.contract.codes import Code
+from edge.core.authority import read_claims
+from edge.core.principal import Scope
 from edge.errors import ConfigInvalid, Rejected
 from edge.signalling.tokens import TokenKeys
+from tests.rigs.daemon import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +71,20 @@ def test_a_token_of_either_kind_says_what_was_signed(path: Path, signer: Signer)
         "iat": 1000,
         "exp": 1060,
     }
+
+
+def test_the_documents_code_signs_what_a_device_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/authority.md").read_text(), re.DOTALL)
+    assert code
+    _, jwks_file = Signer.generate("2026-11").save(tmp_path / "keys")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    token = read_claims(
+        TokenKeys(jwks_file).claims(names["token"]("cam-1", "anna", "view manage")), "cam-1", time.time()
+    )
+    assert (token.subject, token.client) == ("anna", "bff-7")
+    assert token.scopes == {Scope.VIEW, Scope.MANAGE}
 
 
 def test_a_token_of_an_unknown_key_or_of_none(path: Path) -> None:
