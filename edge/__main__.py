@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from edge import __version__
+from edge.core.principal import Scope
 from edge.errors import ConfigInvalid
 from edge.settings import load_settings
 
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--config", type=Path, default=_DEFAULT_CONFIG, help="the settings file (default: %(default)s)")
     check = commands.add_parser("check-config", help="say what is wrong with a settings file")
     check.add_argument("config", type=Path, metavar="FILE")
+    token = commands.add_parser("token", help="make a backend's keys, and tokens to try a device with")
+    _token_arguments(token)
     demo = commands.add_parser(
         "demo", help="a broker, the daemon, a backend and a page on this machine", add_help=False
     )
@@ -33,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         from edge.demo.run import main as run_demo  # noqa: PLC0415  the daemon does not carry the demo's packages
 
         return run_demo(chosen.rest)
+    if chosen.command == "token":
+        return _token(chosen)
     try:
         settings = load_settings(chosen.config)
         if chosen.command == "check-config":
@@ -45,6 +50,40 @@ def main(arguments: list[str] | None = None) -> int:
         for fault in exc.faults:
             print(fault, file=sys.stderr)
         return EX_CONFIG
+    return 0
+
+
+def _token_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    keygen = actions.add_parser("keygen", help="an Ed25519 key pair: the private key, and jwks.json for the devices")
+    keygen.add_argument("--out", type=Path, required=True, metavar="DIR", help="where neither file is yet")
+    keygen.add_argument("--kid", metavar="NAME", help="the key's name (default: one that is made up)")
+    sign = actions.add_parser("sign", help="print a token")
+    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key, in PEM")
+    sign.add_argument("--kid", metavar="NAME", help="the key's name (default: as in the jwks.json beside it)")
+    sign.add_argument("--device", required=True, metavar="ID", help="the device that it is for")
+    sign.add_argument("--sub", required=True, metavar="NAME", help="the viewer")
+    sign.add_argument("--client", metavar="NAME", help="the reply client that may use it (default: any)")
+    scopes = [scope.value for scope in Scope]
+    sign.add_argument("--scope", nargs="+", default=["view"], choices=scopes, help="(default: view)")
+    sign.add_argument(
+        "--ttl-s", type=float, default=300, metavar="S", help="how long it is good (default: %(default)s)"
+    )
+
+
+def _token(chosen: argparse.Namespace) -> int:
+    from edge.client.tokens import Signer  # noqa: PLC0415  the daemon's start does not wait for it
+
+    try:
+        if chosen.action == "keygen":
+            key_file, jwks_file = Signer.generate(chosen.kid).save(chosen.out)
+            print(f"{key_file}: the backend's, a secret\n{jwks_file}: for the devices, auth.jwks_file")
+        else:
+            signer = Signer.read(chosen.key, chosen.kid)
+            print(signer.sign(chosen.device, chosen.sub, chosen.scope, client=chosen.client, ttl_s=chosen.ttl_s))
+    except (OSError, ValueError) as exc:
+        print(exc, file=sys.stderr)
+        return 1
     return 0
 
 

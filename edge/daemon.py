@@ -27,18 +27,24 @@ from edge.contract.messages import (
 from edge.contract.topics import Topics
 from edge.core.access_unit import Quality
 from edge.core.backoff import Backoff
+from edge.core.budget import CommandRates
 from edge.errors import CameraUnavailable, ConfigInvalid, EdgeError, Unavailable
+from edge.host.clock import SystemClock
 from edge.host.journal import set_up_logging
 from edge.host.kept import KeptFile
+from edge.host.ledger import Ledger
 from edge.host.systemd import Supervision
 from edge.local_api.app import make_app
 from edge.local_api.server import LocalServer
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions, session_of_log
 from edge.sessions.wish import StreamWish
+from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
+from edge.signalling.once import Once
 from edge.signalling.outbox import Outbox
+from edge.signalling.tokens import TokenKeys
 from edge.streaming.hub import Hub
 from edge.streaming.peer import PeerFactory
 
@@ -199,13 +205,20 @@ class Daemon:
             counters=self._counters,
         )
         self._camera_use = CameraUse(self._sessions, self._camera, controls, self._outbox.notice)
+        auth = settings.auth
+        keys = TokenKeys(auth.jwks_file) if auth.mode == "required" and auth.jwks_file is not None else None
+        self._ledger = Ledger(settings.state.dir / "once.sqlite", time.time)
         self._commands = Commands(
             self._topics,
             self._sessions,
             self._camera_use,
             self._outbox,
+            authority=Authority(settings.device.id, keys, SystemClock(trusted=auth.trust_clock).known),
+            once=Once(self._ledger, time.time()),
+            rates=CommandRates(auth.commands_per_s, auth.commands_in_all_per_s),
             status=self.status,
             now_s=time.monotonic,
+            wall_s=time.time,
             refused=self._remember,
             counters=self._counters,
         )
@@ -226,6 +239,7 @@ class Daemon:
             await nest.start("outbox", self._outbox)
             await nest.start("camera", self._camera)
             await nest.start("sessions", self._sessions)
+            await nest.start("ledger", self._ledger)
             await nest.start("commands", self._commands)
             await nest.start("local-api", self._api)
             await nest.start("supervision", self._supervision)
@@ -363,7 +377,8 @@ class Daemon:
 def run_daemon(settings: Settings) -> None:
     """Run the daemon in this process until a signal ends it.
 
-    Raises: ConfigInvalid: the state directory cannot be made, or AWS's client is not installed.
+    Raises: ConfigInvalid: the state directory cannot be made, AWS's client is not installed, or the public keys cannot be
+    read.
     """
     set_up_logging(settings.log.level, session_of_log.get)
     try:

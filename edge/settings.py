@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edge.camera.settings import CameraSettings
@@ -39,23 +39,28 @@ class DeviceSettings(_Slice):
 
 
 class AuthSettings(_Slice):
-    """Who may ask for what."""
+    """Who may ask for what, and how often."""
 
     mode: Literal["required", "off"] = Field(
         default="required",
         description="off: whoever may publish on the command topic may watch; the broker's rules are the only ones.",
     )
+    jwks_file: Path | None = Field(default=None, description="The backend's public keys. Read again when it changes.")
+    trust_clock: bool = Field(
+        default=False,
+        description="True: the clock counts as set, where the system cannot tell (GPS, PTP, a virtual machine's host).",
+    )
+    commands_per_s: float = Field(
+        default=50, gt=0, le=1000, description="Of each reply client; four times as many at once."
+    )
+    commands_in_all_per_s: float = Field(default=100, gt=0, le=1000)
 
-    @field_validator("mode")
+    @field_validator("jwks_file")
     @classmethod
-    def _not_built_yet(cls, mode: str) -> str:
-        if mode == "required":
-            message = (
-                "tokens are not checked by this version, and it does not run as if they were: "
-                'set mode = "off" on a broker whose own rules say who may publish commands'
-            )
-            raise ValueError(message)
-        return mode
+    def _goes_with_required(cls, jwks_file: Path | None, info: ValidationInfo) -> Path | None:
+        if jwks_file is None and info.data.get("mode") == "required":
+            raise ValueError('a file with the public keys of the backend is needed, unless mode = "off"')
+        return jwks_file
 
 
 class StateSettings(_Slice):
@@ -87,7 +92,7 @@ class Settings(BaseSettings):
 
     device: DeviceSettings
     mqtt: MqttSettings
-    # Validated even where the file says nothing of it: its default is not allowed yet.
+    # Validated even where the file says nothing of it: its default needs a file.
     auth: AuthSettings = Field(default_factory=dict, validate_default=True)
     camera: CameraSettings = CameraSettings()
     sessions: SessionSettings = SessionSettings()

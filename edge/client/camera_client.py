@@ -174,7 +174,8 @@ class Camera:
     """One camera, by its device id. Made by `CameraClient.camera`.
 
     Every command raises Rejected where the device refuses it or does not reply in time (`timeout`), and BrokerLost
-    where there is no link to the broker. `token` is the JWT that the device asks for where authority is on.
+    where there is no link to the broker. `token` is the JWT that the device asks for where authority is on (see
+    `Signer`); what is about a session of this client's needs none.
     """
 
     def __init__(self, client: CameraClient, topics: Topics) -> None:
@@ -191,6 +192,10 @@ class Camera:
     @property
     def device(self) -> str:
         return self._topics.device
+
+    @property
+    def client_id(self) -> str:
+        return self._client.client_id
 
     async def offer(
         self,

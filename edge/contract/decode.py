@@ -48,8 +48,14 @@ class Received:
         value = self.fields.get("reply_to")
         return value if isinstance(value, str) else None
 
-    def command(self, now: datetime) -> tuple[Command, BaseModel]:
-        """The command and its checked body.
+    @property
+    def kind(self) -> str:
+        """The type as it stands there, known or not."""
+        value = self.fields.get("type")
+        return value if isinstance(value, str) else ""
+
+    def command(self, now: datetime | None) -> tuple[Command, BaseModel]:
+        """The command and its checked body. `now` None: the time is not known, and its lifetime is not looked at.
 
         Raises: Rejected: with the contract's code; the message says what is wrong and never repeats a value.
         """
@@ -63,9 +69,9 @@ class Received:
         if not self.id:
             raise Rejected(Code.BAD_MESSAGE, "id: a string of 1 to 128 printable characters")
         command = _checked(Command, self.fields, "")
-        if command.expires_at <= now:
+        if now is not None and command.expires_at <= now:
             raise Rejected(Code.EXPIRED, "expires_at has passed")
-        if (command.expires_at - now).total_seconds() > LIFETIME_LIMIT_S:
+        if now is not None and (command.expires_at - now).total_seconds() > LIFETIME_LIMIT_S:
             raise Rejected(Code.BAD_MESSAGE, f"expires_at: more than {LIFETIME_LIMIT_S} s ahead")
         if command.type in RESERVED:
             raise Rejected(Code.UNSUPPORTED, f"{command.type} is not supported by this version")

@@ -1,6 +1,6 @@
 """The reference backend-for-frontend: a browser's HTTP on one side, the camera's MQTT contract on the other.
 
-A real one asks who the viewer is first, and signs a token for the device.
+A real one asks who the viewer is first, and signs the token for whom it may let in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge.errors import EdgeError, Rejected, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from edge.client import Camera
+    from edge.client import Camera, Signer
 
 _HERE = Path(__file__).parent
 _RETRY_S = 5
@@ -67,8 +67,10 @@ class _Candidate(BaseModel):
     sdp_mid: Annotated[str | None, Field(alias="sdpMid")] = None
 
 
-def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
+def make_backend(camera: Camera, signer: Signer, settings: BackendSettings) -> FastAPI:
     """The app for one camera; the caller keeps the camera's client alive while the app runs.
+
+    The offer alone carries a token: what follows in its session comes by the same reply client, and needs none.
 
     Errors are JSON, `{"error": {"code", "message", "retry_after_s"}}`, with the contract's code and its HTTP status.
     """
@@ -85,14 +87,16 @@ def make_backend(camera: Camera, settings: BackendSettings) -> FastAPI:
 
     @app.post("/api/start-webrtc")
     async def start(body: _Start, request: Request) -> dict[str, str]:
+        viewer = request.client.host if request.client else "unknown"
         try:
             answer = await camera.offer(
                 body.sdp,
                 session=body.session,
-                viewer=request.client.host if request.client else None,
+                viewer=viewer,
                 trickle=body.session is not None,
                 quality=body.quality,
                 ice_servers=ice_servers(settings.ice, time.time()),
+                token=signer.sign(camera.device, viewer, client=camera.client_id),
             )
         except Rejected:
             if body.session is not None:

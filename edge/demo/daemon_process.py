@@ -39,7 +39,7 @@ class DaemonOptions:
     api_port: int
 
 
-def settings_file(options: DaemonOptions, state: Path) -> str:
+def settings_file(options: DaemonOptions, jwks_file: Path, state: Path) -> str:
     """The daemon's settings as TOML."""
     camera = (
         [f"source = {_quoted(options.camera)}"]
@@ -62,7 +62,10 @@ def settings_file(options: DaemonOptions, state: Path) -> str:
         'host = "127.0.0.1"',
         f"port = {options.api_port}",
         "[auth]",
-        'mode = "off"',
+        'mode = "required"',
+        f"jwks_file = {_quoted(str(jwks_file))}",
+        # Who signs and who checks look at the same clock here.
+        "trust_clock = true",
         "[state]",
         f"dir = {_quoted(str(state))}",
     ]
@@ -78,10 +81,12 @@ class DaemonProcess:
         self._reading = asyncio.create_task(self._read(), name="daemon-log")
 
     @classmethod
-    async def start(cls, options: DaemonOptions, directory: Path) -> DaemonProcess:
-        """Start the daemon with a settings file and a state directory in `directory`."""
+    async def start(cls, options: DaemonOptions, jwks: str, directory: Path) -> DaemonProcess:
+        """Start the daemon with a settings file, its backend's keys and a state directory in `directory`."""
+        jwks_file = directory / "jwks.json"
+        jwks_file.write_text(jwks)
         config = directory / "edge-streamer.toml"
-        config.write_text(settings_file(options, directory / "state"))
+        config.write_text(settings_file(options, jwks_file, directory / "state"))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

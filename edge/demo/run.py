@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.client import CameraClient
+from edge.client import CameraClient, Signer
+from edge.client.tokens import jwks
 from edge.demo.backend import BackendSettings, make_backend
 from edge.demo.broker import EmbeddedBroker
 from edge.demo.daemon_process import DEVICE, DaemonOptions, DaemonProcess
@@ -121,8 +122,9 @@ async def _demo(options: _Options, listener: socket.socket) -> None:
         await stack.enter_async_context(EmbeddedBroker(_LOOPBACK, options.daemon.mqtt_port))
         client = await stack.enter_async_context(CameraClient.connect(mqtt, "bff-demo"))
         camera = client.camera(DEVICE)
-        await stack.enter_async_context(serving(make_backend(camera, BackendSettings()), listener))
-        daemon = await DaemonProcess.start(options.daemon, directory)
+        signer = Signer.generate()
+        await stack.enter_async_context(serving(make_backend(camera, signer, BackendSettings()), listener))
+        daemon = await DaemonProcess.start(options.daemon, jwks(signer), directory)
         stack.push_async_callback(daemon.stop)
         print(
             f"demo: the daemon is process {daemon.pid}, its own page http://{_LOOPBACK}:{options.daemon.api_port}/",

@@ -166,7 +166,7 @@ class Sessions:
         owned = caller.owns(session.owner)
         session.finish(EndReason.VIEWER_CLOSED if owned else EndReason.CLOSED_BY_BACKEND)
 
-    def listing(self, caller: Principal) -> list[SessionInfo]:  # noqa: ARG002  whether it may is asked with authority
+    def listing(self, caller: Principal) -> list[SessionInfo]:  # noqa: ARG002  the door has asked whether it may
         """Who watches."""
         return [session.info() for session in self._sessions.values()]
 
@@ -328,7 +328,7 @@ class Sessions:
         if session is None:
             raise Rejected(Code.UNKNOWN_SESSION, "there is no such session")
         if not caller.owns(session.owner):
-            raise Rejected(Code.FORBIDDEN, "this session belongs to another client")
+            raise Rejected(Code.FORBIDDEN, "this session belongs to another")
         return session
 
     async def _wait_for_offer(self, session_id: str) -> None:

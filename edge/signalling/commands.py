@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import math
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from edge.contract.codes import Code, EndReason
 from edge.contract.decode import Received, read
 from edge.contract.messages import (
-    LIFETIME_LIMIT_S,
     PAYLOAD_LIMIT_BYTES,
     CameraNoticeBody,
     CandidateBody,
@@ -30,9 +30,8 @@ from edge.contract.messages import (
     Status,
     StreamBody,
 )
-from edge.core.budget import Budget
-from edge.core.once import OnceWindow
-from edge.core.principal import EVERY_SCOPE, Door, Principal, Scope
+from edge.core.authority import WHO_MAY
+from edge.core.budget import Budget, CommandRates
 from edge.errors import EdgeError, Rejected
 from edge.signalling.broker import Message
 
@@ -44,13 +43,20 @@ if TYPE_CHECKING:
 
     from edge.contract.messages import Command
     from edge.contract.topics import Topics
+    from edge.core.authority import Token
+    from edge.core.principal import Principal
     from edge.errors import CameraUnavailable
+    from edge.signalling.authority import Authority
+    from edge.signalling.once import Once
     from edge.signalling.outbox import Outbox
     from edge.signalling.ports import CameraUse, Sessions
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
+"""Offers and questions; and again as many messages about sessions, so that neither waits for the other."""
+_AT_ONCE_EACH = 48
+"""Of one reply client: the rest is for the others."""
 _MESSAGE_LIMIT = 500
 _ENVELOPE_BYTES = 1024
 _SNAPSHOT_WIDTH = 640
@@ -58,9 +64,15 @@ _SNAPSHOT_WIDTH = 640
 _JPEG_LIMIT_BYTES = (PAYLOAD_LIMIT_BYTES - _ENVELOPE_BYTES) // 4 * 3
 # Beyond every deadline that the settings allow.
 _STUCK_S = 180.0
-# Without authority nobody can prove that they may manage somebody else's session; the broker's own rules say who
-# may publish commands at all.
-_WITHOUT_AUTHORITY = EVERY_SCOPE - {Scope.MANAGE}
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A command that is being worked on."""
+
+    since_s: float
+    client: str
+    about_session: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +87,9 @@ class _ReturnPath:
 class Commands:
     """The MQTT door. Event loop only.
 
-    At most `_AT_ONCE` commands are under way at a time, further ones are refused as `rate_limited`; error replies keep
-    to a budget, beyond which a refusal is only counted. `status` gives the status for `status.get` and start and stop.
+    Commands over `rates`, and further ones than `_AT_ONCE` under way at a time, are refused as `rate_limited` before
+    anything else is looked at; error replies keep to a budget, beyond which a refusal is only counted. `status` gives
+    the status for `status.get` and start and stop. `now_s` never goes back, `wall_s` is seconds since 1970.
     """
 
     def __init__(
@@ -86,8 +99,12 @@ class Commands:
         camera: CameraUse,
         outbox: Outbox,
         *,
+        authority: Authority,
+        once: Once,
+        rates: CommandRates,
         status: Callable[[], Status],
         now_s: Callable[[], float],
+        wall_s: Callable[[], float],
         refused: Callable[[EdgeError], None],
         counters: Counter[str],
     ) -> None:
@@ -95,14 +112,17 @@ class Commands:
         self._sessions = sessions
         self._camera = camera
         self._outbox = outbox
+        self._authority = authority
+        self._once = once
+        self._rates = rates
         self._status = status
         self._now_s = now_s
+        self._wall_s = wall_s
         self._refused = refused
         self._counters = counters
-        self._window: OnceWindow[asyncio.Future[bytes]] = OnceWindow(LIFETIME_LIMIT_S)
         self._error_replies = Budget(per_s=20, burst=40)
         self._group: asyncio.TaskGroup | None = None
-        self._under_way: dict[asyncio.Task[None], float] = {}
+        self._under_way: dict[asyncio.Task[None], _UnderWay] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
         """Take commands until cancelled."""
@@ -116,7 +136,7 @@ class Commands:
 
     def well(self, now_s: float) -> bool:
         """Whether no command has been under way for far longer than any may take."""
-        return all(now_s - since_s < _STUCK_S for since_s in self._under_way.values())
+        return all(now_s - one.since_s < _STUCK_S for one in self._under_way.values())
 
     def receive(self, message: Message) -> None:
         """A message on the command topic."""
@@ -126,12 +146,15 @@ class Commands:
         self._counters["commands"] += 1
         received = read(message.payload)
         path = self._return_path(message, received)
-        if len(self._under_way) >= _AT_ONCE:
-            busy = Rejected(Code.RATE_LIMITED, "too many commands are under way", retry_after_s=1)
-            self._refuse(received, path, busy)
+        right = WHO_MAY.get(received.kind)
+        coming = _UnderWay(self._now_s(), path.client if path else "", right is not None and right.owner)
+        try:
+            self._let_in(coming)
+        except Rejected as exc:
+            self._refuse(received, path, exc)
             return
         task = self._group.create_task(self._take(received, path), name=f"command:{received.id[:32]}")
-        self._under_way[task] = self._now_s()
+        self._under_way[task] = coming
         task.add_done_callback(lambda done: self._under_way.pop(done, None))
 
     # The door back, for what a session tells by itself.
@@ -166,30 +189,42 @@ class Commands:
             log.exception("a bug at the MQTT door")
             self._counters["command_bugs"] += 1
 
+    def _let_in(self, coming: _UnderWay) -> None:
+        """Raises: Rejected: `rate_limited`."""
+        wait_s = self._rates.wait_s(coming.client, coming.since_s, about_session=coming.about_session)
+        if wait_s is not None:
+            raise Rejected(Code.RATE_LIMITED, "too many commands a second", retry_after_s=max(1, math.ceil(wait_s)))
+        alike = [one for one in self._under_way.values() if one.about_session == coming.about_session]
+        own = sum(one.client == coming.client for one in alike)
+        if len(alike) >= _AT_ONCE or own >= _AT_ONCE_EACH:
+            raise Rejected(Code.RATE_LIMITED, "too many commands are under way", retry_after_s=1)
+
     async def _handle(self, received: Received, path: _ReturnPath | None) -> None:
+        now_s = self._wall_s()
         try:
-            command, body = received.command(datetime.now(UTC))
+            now = datetime.fromtimestamp(now_s, UTC) if self._authority.knows_time else None
+            command, body = received.command(now)
             if path is None:
                 raise Rejected(Code.BAD_MESSAGE, "reply_to: not a reply topic of this device")
-        except Rejected as exc:
-            self._refuse(received, path, exc)
-            return
-        viewer = getattr(body, "viewer", None) or path.client
-        caller = Principal(viewer, path.client, Door.MQTT, _WITHOUT_AUTHORITY)
-        earlier = self._window.seen(path.client, command.id, self._now_s())
-        if earlier is not None:
-            self._counters["commands_repeated"] += 1
-            self._send(path, await asyncio.shield(earlier))
-            return
-        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        try:
-            self._window.put(path.client, command.id, outcome, self._now_s())
+            token = self._authority.token(command, now_s)
+            if token is not None and token.client not in {None, path.client}:
+                # Its error, too, goes to the one topic that the token allows.
+                path = self._path_to(token.client)
+                raise Rejected(Code.FORBIDDEN, "the token is for another reply client")
+            caller = self._authority.caller(command, body, token, path.client)
+            sender = f"token:{caller.subject}" if caller.by_token else f"client:{path.client}"
+            taken = self._once.seen(sender, command, path.client, now_s)
+            if taken is not None:
+                self._counters["commands_repeated"] += 1
+                self._send(path, await taken.reply())
+                return
+            taken = self._once.take(sender, command, path.client, now_s)
         except Rejected as exc:
             self._refuse(received, path, exc)
             return
         reply = _error(command.id, Rejected(Code.INTERNAL, "the device is shutting down"))
         try:
-            reply = await self._effect(command, body, caller)
+            reply = await self._effect_once(command, body, caller, token)
         except EdgeError as exc:
             self._count(exc, loud=self._error_replies.take(self._now_s()))
             reply = _error(command.id, exc)
@@ -199,8 +234,21 @@ class Commands:
             reply = _error(command.id, Rejected(Code.INTERNAL, "this command met a fault of the device"))
         finally:
             payload = _payload(reply)
-            outcome.set_result(payload)
+            self._once.answer(sender, command, taken, payload, ok=reply.ok)
             self._send(path, payload)
+
+    async def _effect_once(self, command: Command, body: BaseModel, caller: Principal, token: Token | None) -> Reply:
+        """The effect, and what it does to the token: one opens one session."""
+        if token is None or WHO_MAY[command.type].owner:
+            return await self._effect(command, body, caller)
+        opens = isinstance(body, OfferBody)
+        self._once.use(token, self._wall_s(), opens=opens)
+        try:
+            return await self._effect(command, body, caller)
+        except EdgeError:
+            if opens:
+                self._once.give_back(token)
+            raise
 
     async def _effect(self, command: Command, body: BaseModel, caller: Principal) -> Reply:
         match body:
@@ -239,6 +287,10 @@ class Commands:
         topic = message.response_topic or received.reply_to
         client = self._topics.reply_client(topic) if topic else None
         return _ReturnPath(topic, client, message.correlation) if topic and client else None
+
+    def _path_to(self, client: str | None) -> _ReturnPath | None:
+        topic = self._topics.reply(client or "")
+        return _ReturnPath(topic, client, None) if client and self._topics.reply_client(topic) else None
 
     def _count(self, error: EdgeError, *, loud: bool) -> None:
         self._counters[f"refused_{error.code}"] += 1

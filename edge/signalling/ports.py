@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         StreamBody,
     )
     from edge.core.camera_controls import Values
+    from edge.core.once import Row
     from edge.core.principal import Principal
     from edge.errors import CameraUnavailable
 
@@ -55,3 +56,15 @@ class CameraUse(Protocol):
     async def set(self, body: ControlsBody, caller: Principal) -> Values: ...
 
     async def snapshot(self, body: SnapshotBody, caller: Principal) -> bytes: ...
+
+
+class Ledger(Protocol):
+    """Rows that survive a restart."""
+
+    def open(self) -> list[Row]:
+        """Those that still count."""
+
+    def put(self, row: Row) -> None:
+        """Write it down soon, in place of one with the same key. Never blocks, never raises."""
+
+    def drop(self, key: tuple[str, str, str]) -> None: ...

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge.client import CameraClient
+from edge.client import CameraClient, Signer
 from edge.demo.backend import BackendSettings, make_backend
 from edge.demo.server import serving
 from edge.signalling.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.chromium import chromium
-from tests.rigs.daemon import Daemon
+from tests.rigs.daemon import Daemon, required
 from tests.rigs.mosquitto import Mosquitto
 
 if TYPE_CHECKING:
@@ -50,8 +50,13 @@ class Stack:
     broker: Mosquitto
     daemon: Daemon
     camera: Camera
+    signer: Signer
     browser: BrowserContext
     url: str
+
+    def token(self, scope: str = "view") -> str:
+        """A fresh one, for the test's own commands."""
+        return self.signer.sign(self.camera.device, "test", [scope])
 
     async def page(self, path: str = "/") -> Page:
         page = await self.browser.new_page()
@@ -112,6 +117,8 @@ async def running(
         files = {"ca_file": str(authority.ca_file), "cert_file": str(certificate), "key_file": str(key)}
         return broker.settings(reconnect_cap_s=1, **files)
 
+    signer = Signer.generate()
+    sections["auth"] = required(signer, directory)
     daemon = Daemon(directory, identity("cam-1"), environment=environment, **sections)
     try:
         await asyncio.to_thread(daemon.start)
@@ -120,9 +127,9 @@ async def running(
             port = listener.getsockname()[1]
             async with CameraClient.connect(MqttSettings(**identity("bff-1")), "bff-1") as client:
                 camera = client.camera("cam-1")
-                app = make_backend(camera, backend or BackendSettings())
+                app = make_backend(camera, signer, backend or BackendSettings())
                 async with serving(app, listener), chromium(hide_addresses=hide_addresses) as browser:
-                    yield Stack(broker, daemon, camera, browser, f"http://127.0.0.1:{port}")
+                    yield Stack(broker, daemon, camera, signer, browser, f"http://127.0.0.1:{port}")
     finally:
         await asyncio.to_thread(daemon.end)
         broker.stop()

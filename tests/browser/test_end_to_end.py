@@ -82,7 +82,7 @@ async def test_reload_stop_and_start(tmp_path: Path) -> None:
         # The session of the page that was left is not a viewer for long.
         await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["viewers"]["connected"] == 1, 10)
 
-        await stack.camera.stop("night")
+        await stack.camera.stop("night", token=stack.token("manage"))
         await state(page, "stopped")
         status = stack.daemon.status()
         assert status is not None
@@ -170,11 +170,12 @@ async def test_snapshots_and_controls_while_somebody_watches(tmp_path: Path) -> 
         async def turned() -> bool:
             return not await upright()
 
+        control = stack.token("control")
         assert await upright()
-        assert (await stack.camera.set_controls({"flip_vertical": True}))["flip_vertical"] is True
+        assert (await stack.camera.set_controls({"flip_vertical": True}, token=control))["flip_vertical"] is True
         await until(turned)
-        assert (await stack.camera.snapshot(640))[:2] == b"\xff\xd8"
-        await stack.camera.set_controls({"flip_vertical": None})
+        assert (await stack.camera.snapshot(640, token=stack.token()))[:2] == b"\xff\xd8"
+        await stack.camera.set_controls({"flip_vertical": None}, token=control)
         await until(upright)
         await advances(page)
 
@@ -184,7 +185,7 @@ async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_pa
         page = await stack.live_page()
         for sdp in ("", "hello", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", "v=0\r\n" + "x" * 40_000):
             with pytest.raises(Rejected):
-                await stack.camera.offer(sdp)
+                await stack.camera.offer(sdp, token=stack.token())
         with pytest.raises(Rejected) as caught:
             await stack.camera.close("somebody-elses")
         assert caught.value.code == "unknown_session"
@@ -201,7 +202,7 @@ async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_pa
         await advances(page)
 
         async def answers() -> object:
-            return (await stack.camera.status()).online
+            return (await stack.camera.status(token=stack.token())).online
 
         await until(answers)
         other = await stack.live_page()
@@ -295,7 +296,7 @@ async def test_a_browser_that_can_only_use_the_relay(tmp_path: Path) -> None:
             page = await stack.page()
             await state(page, "live", 30)
             await advances(page)
-            (session,) = await stack.camera.sessions()
+            (session,) = await stack.camera.sessions(token=stack.token("manage"))
             assert session.path
             assert "relay" in session.path or "prflx" in session.path
     finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge.client import CameraClient
+from edge.client import CameraClient, Signer
 from edge.contract.codes import Code, EndReason
 from edge.demo.backend import BackendSettings, make_backend
 from edge.demo.broker import EmbeddedBroker
@@ -52,7 +52,7 @@ async def browser() -> AsyncIterator[BrowserContext]:
 @asynccontextmanager
 async def backend(camera: Camera, port: int) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", port)) as listener:
-        async with serving(make_backend(camera, BackendSettings()), listener):
+        async with serving(make_backend(camera, Signer.generate(), BackendSettings()), listener):
             yield f"http://127.0.0.1:{port}/"
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
+from edge.client import Signer
 from edge.signalling.settings import MqttSettings
 from tests.browser.stack import advances, state
 from tests.rigs.chromium import chromium
-from tests.rigs.daemon import ROOT, Daemon, free_port
+from tests.rigs.daemon import ROOT, Daemon, free_port, required
 from tests.rigs.mosquitto import Mosquitto
 
 
@@ -31,7 +32,8 @@ async def test_the_readmes_code_gets_an_answer_that_a_viewer_can_use(tmp_path: P
     exec(code[1], names)
     broker = Mosquitto(tmp_path)
     broker.start()
-    daemon = Daemon(tmp_path, broker.settings(tls=False))
+    signer = Signer.generate()
+    daemon = Daemon(tmp_path, broker.settings(tls=False), auth=required(signer, tmp_path))
     try:
         await asyncio.to_thread(daemon.start)
         viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -45,7 +47,7 @@ async def test_the_readmes_code_gets_an_answer_that_a_viewer_can_use(tmp_path: P
 
         await viewer.setLocalDescription(await viewer.createOffer())
         mqtt = MqttSettings(**broker.settings(tls=False))
-        answer = await names["answer_browser"](mqtt, "cam-1", "anna", viewer.localDescription.sdp)
+        answer = await names["answer_browser"](mqtt, signer, "cam-1", "anna", viewer.localDescription.sdp)
         await viewer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         await asyncio.wait_for(connected.wait(), 10)
         await viewer.close()

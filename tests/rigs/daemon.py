@@ -14,8 +14,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.client.tokens import jwks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from edge.client import Signer
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +29,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def required(signer: Signer, directory: Path) -> dict[str, Any]:
+    """The `auth` section of a device that takes this backend's tokens."""
+    jwks_file = directory / "jwks.json"
+    jwks_file.write_text(jwks(signer))
+    # The machine of the tests may have a clock that nothing disciplines.
+    return {"mode": "required", "jwks_file": str(jwks_file), "trust_clock": True}
 
 
 class Daemon:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge.contract.messages import IceServer
     from edge.core.candidate import Candidate
     from edge.core.offer import H264Choice, Offer
+    from edge.core.once import Row
     from edge.sessions.ports import PeerEvents
     from edge.signalling.broker import Message
 
@@ -32,6 +33,22 @@ class FakeKept:
 
     async def write(self, fields: dict[str, Any]) -> None:
         self.fields = json.loads(json.dumps(fields))
+
+
+class FakeLedger:
+    """Rows in memory; hand it to a second daemon to restart."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str], Row] = {}
+
+    def open(self) -> list[Row]:
+        return list(self.rows.values())
+
+    def put(self, row: Row) -> None:
+        self.rows[row.key] = row
+
+    def drop(self, key: tuple[str, str, str]) -> None:
+        self.rows.pop(key, None)
 
 
 class FakeCamera:

@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import jwt
 import pytest
 from pydantic import SecretStr
 
-from edge.client import CameraClient
+from edge.client import CameraClient, Signer
 from edge.contract.codes import Code, EndReason
 from edge.contract.messages import IceServer
 from edge.demo.backend import BackendSettings, make_backend
@@ -49,7 +50,7 @@ async def backend(device: FakeDevice, ice: IceSettings | None = None) -> AsyncIt
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with (
             CameraClient.connect(mqtt_settings(device.port), "bff-7", timeout_s=2) as client,
-            serving(make_backend(client.camera("cam-1"), settings), listener),
+            serving(make_backend(client.camera("cam-1"), Signer.generate(), settings), listener),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http,
         ):
             await device.meet(client.camera("cam-1"))
@@ -95,6 +96,10 @@ async def test_a_plain_page_gets_a_whole_answer(http: httpx.AsyncClient, device:
     (offer,) = await device.got("session.offer")
     assert response.json()["session"] == offer.session
     assert (offer.trickle, offer.viewer) == (False, "127.0.0.1")
+    ((command, _),) = device.commands
+    assert command.token is not None
+    claims = jwt.decode(command.token.get_secret_value(), options={"verify_signature": False})
+    assert (claims["aud"], claims["sub"], claims["client"], claims["scope"]) == ("cam-1", "127.0.0.1", "bff-7", "view")
 
 
 async def test_a_page_that_trickles(http: httpx.AsyncClient, device: FakeDevice) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,11 +27,14 @@ from edge.contract.messages import (
     StreamBody,
 )
 from edge.contract.topics import Topics
+from edge.core.budget import CommandRates
 from edge.errors import CameraUnavailable, Rejected
+from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
+from edge.signalling.once import Once
 from edge.signalling.outbox import Outbox
-from tests.service.fakes import FakeBroker
+from tests.service.fakes import FakeBroker, FakeLedger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,7 +42,9 @@ if TYPE_CHECKING:
     from edge.core.camera_controls import Values
     from edge.core.principal import Principal
     from edge.errors import EdgeError
+    from edge.signalling.authority import Keys
     from edge.signalling.ports import ReplyDoor
+    from tests.service.test_sessions import House
 
 TOPICS = Topics("cam-1")
 REPLY_TO = TOPICS.reply("bff-1")
@@ -96,21 +102,36 @@ class FakeCamera:
 
 
 class MqttDoor:
-    def __init__(self) -> None:
+    """The door with its surroundings; authority is off where no keys are given. `house`: real ones behind it."""
+
+    def __init__(
+        self,
+        keys: Keys | None = None,
+        ledger: FakeLedger | None = None,
+        rates: CommandRates | None = None,
+        house: House | None = None,
+    ) -> None:
         self.broker = FakeBroker()
         self.sessions = FakeSessions()
         self.camera = FakeCamera()
         self.counters: Counter[str] = Counter()
         self.refused: list[EdgeError] = []
         self.now_s = 0.0
+        self.wall_s = time.time()
+        self.clock_known = True
+        self.ledger = ledger or FakeLedger()
         self.outbox = Outbox(self.broker, TOPICS, self.status, self.counters)
         self.commands = Commands(
             TOPICS,
-            self.sessions,
-            self.camera,
+            house.sessions if house else self.sessions,
+            house.use if house else self.camera,
             self.outbox,
+            authority=Authority("cam-1", keys, lambda: self.clock_known),
+            once=Once(self.ledger, self.wall_s),
+            rates=rates or CommandRates(1000, 1000),
             status=self.status,
             now_s=lambda: self.now_s,
+            wall_s=lambda: self.wall_s,
             refused=self.refused.append,
             counters=self.counters,
         )
@@ -124,10 +145,12 @@ class MqttDoor:
     async def reply(self, command_id: str, topic: str = REPLY_TO) -> dict[str, Any]:
         return await self.broker.sent(lambda m: m.topic == topic and json.loads(m.payload)["id"] == command_id)
 
-    async def ask(self, kind: str, content: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-        command = message(kind, content, **fields)
+    async def ask(
+        self, kind: str, content: dict[str, Any] | None = None, to: str = REPLY_TO, **fields: Any
+    ) -> dict[str, Any]:
+        command = message(kind, content, **{"reply_to": to, **fields})
         self.send(json.dumps(command).encode())
-        return await self.reply(command["id"])
+        return await self.reply(command["id"], to)
 
 
 def message(kind: str, content: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:

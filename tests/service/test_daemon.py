@@ -113,6 +113,15 @@ def test_only_the_client_that_is_wanted_is_loaded_and_a_missing_one_told(monkeyp
         make_broker(mqtt, "cam-1", (), Message("s", b""))
 
 
+def test_without_the_backends_keys_it_does_not_start(tmp_path: Path, broker: Mosquitto) -> None:
+    auth = {"mode": "required", "jwks_file": str(tmp_path / "none.json")}
+    daemon = Daemon(tmp_path, broker.settings(tls=False), auth=auth)
+    command = [sys.executable, "-m", "edge", "run", "--config", str(daemon.config)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, "auth.jwks_file: " in ended.stderr) == (78, True)
+    assert "Traceback" not in ended.stderr
+
+
 async def test_what_happens_is_told_as_events(broker: Mosquitto, daemon: Daemon) -> None:
     broker.start()
     await asyncio.to_thread(daemon.start)

@@ -10,7 +10,7 @@ from edge.contract.codes import Code, EndReason
 from edge.contract.topics import Topics
 from edge.core.admission import admit
 from edge.core.backoff import Backoff
-from edge.core.budget import Budget
+from edge.core.budget import Budget, CommandRates
 from edge.core.candidate import read_candidate
 from edge.core.demand import CameraDemand
 from edge.core.h264_profile import Profile, read_profile_level
@@ -104,25 +104,81 @@ def test_a_stopped_stream_wants_no_camera_also_not_after_it() -> None:
     assert not demand.wanted(running=True, now_s=3)
 
 
-def test_the_once_window_remembers_for_its_time_and_refuses_when_full() -> None:
-    window: OnceWindow[str] = OnceWindow(keep_s=300, limit=2)
-    window.put("a", "1", "first", 0)
+def test_the_once_window_remembers_each_for_its_time_and_refuses_when_full() -> None:
+    window: OnceWindow[str] = OnceWindow(limit=2)
+    window.put("a", "1", "first", 0, 300)
     assert window.seen("a", "1", 299) == "first"
     assert window.seen("b", "1", 299) is None
-    window.put("b", "1", "second", 299)
+    window.put("b", "1", "second", 10, 200)
     with pytest.raises(Rejected) as full:
-        window.put("c", "1", "third", 299)
+        window.put("c", "1", "third", 199, 500)
     assert (full.value.code, full.value.retry_after_s) == (Code.RATE_LIMITED, 1)
-    assert window.seen("a", "1", 300) is None
-    window.put("c", "1", "third", 300)
+    assert window.seen("b", "1", 200) is None
+    window.put("c", "1", "third", 200, 500)
     assert len(window) == 2
+    window.drop("a", "1")
+    assert window.seen("a", "1", 201) is None
+    assert len(window) == 1
 
 
-def test_ownership_is_the_door_and_the_client() -> None:
+def test_one_sender_cannot_fill_the_once_window_for_all() -> None:
+    window: OnceWindow[int] = OnceWindow(limit=10, each=4)
+    for number in range(4):
+        window.put("flood", str(number), number, 0, 100)
+    with pytest.raises(Rejected) as full:
+        window.put("flood", "4", 4, 0, 100)
+    assert full.value.code is Code.RATE_LIMITED
+    window.put("other", "1", 1, 0, 100)
+    window.drop("flood", "0")
+    window.put("flood", "4", 4, 0, 50)
+    with pytest.raises(Rejected):
+        window.put("flood", "5", 5, 49, 100)
+    window.put("flood", "5", 5, 50, 100)
+
+
+@given(st.lists(st.tuples(st.sampled_from("pdf"), st.integers(0, 5), st.integers(1, 30)), max_size=80))
+def test_the_once_window_is_as_a_plain_dictionary_would_be(steps: list[tuple[str, int, int]]) -> None:
+    window: OnceWindow[int] = OnceWindow(limit=4, each=4)
+    plain: dict[str, int] = {}
+    for now_s, (step, number, life_s) in enumerate(steps):
+        entry_id = str(number)
+        plain = {key: until_s for key, until_s in plain.items() if until_s > now_s}
+        if step == "d":
+            window.drop("a", entry_id)
+            plain.pop(entry_id, None)
+        elif window.seen("a", entry_id, now_s) is None and len(plain) < 4:
+            window.put("a", entry_id, now_s + life_s, now_s, now_s + life_s)
+            plain[entry_id] = now_s + life_s
+        assert {str(key): window.seen("a", str(key), now_s) for key in range(6)} == {
+            str(key): plain.get(str(key)) for key in range(6)
+        }
+        assert len(window) == len(plain)
+
+
+def test_a_client_that_floods_takes_nothing_from_others_and_offers_nothing_from_who_watches() -> None:
+    rates = CommandRates(each_per_s=5, all_per_s=10)
+    taken = [rates.wait_s("flood", 0, about_session=False) is None for _ in range(100)]
+    assert taken.count(True) == 20
+    assert rates.wait_s("flood", 0, about_session=False) == pytest.approx(0.2)
+    assert rates.wait_s("other", 0, about_session=False) is None
+    for number in range(1000):
+        rates.wait_s(f"made-up-{number}", 0, about_session=False)
+    assert rates.wait_s("another", 0, about_session=False) is not None
+    assert rates.wait_s("watcher", 0, about_session=True) is None
+    assert len(rates._clients) <= 256
+    assert rates.wait_s("flood", 10, about_session=False) is None
+
+
+def test_ownership_is_the_door_and_the_client_and_by_tokens_the_subject() -> None:
     opener = Principal("anna", "bff-1", Door.MQTT)
     assert Principal("bff-1", "bff-1", Door.MQTT).owns(opener)
     assert not Principal("anna", "bff-2", Door.MQTT).owns(opener)
     assert not Principal("anna", "bff-1", Door.LOCAL).owns(opener)
+    opener = Principal("anna", "bff-1", Door.MQTT, by_token=True)
+    assert Principal("anna", "bff-1", Door.MQTT, by_token=True).owns(opener)
+    assert Principal("", "bff-1", Door.MQTT).owns(opener), "a later message may come without a token"
+    assert not Principal("boris", "bff-1", Door.MQTT, by_token=True).owns(opener)
+    assert not Principal("anna", "bff-2", Door.MQTT, by_token=True).owns(opener)
 
 
 def test_a_session_goes_its_way_and_each_phase_has_its_deadline() -> None:

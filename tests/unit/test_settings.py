@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edge.__main__ import main
+from edge.core.authority import read_claims
+from edge.core.principal import Scope
 from edge.errors import ConfigInvalid
 from edge.settings import load_settings
+from edge.signalling.tokens import TokenKeys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,10 +65,12 @@ def test_every_fault_is_told_at_once_with_its_key(tmp_path: Path) -> None:
     assert "cam/1" not in "".join(told), "no fault repeats a value"
 
 
-def test_authority_is_required_and_not_built_so_its_absence_has_to_be_said(tmp_path: Path) -> None:
+def test_authority_is_required_where_nothing_is_said_and_its_absence_has_to_be_said(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, LEAST.replace('[auth]\nmode = "off"', ""))
-    assert fault.startswith("auth.mode: ")
+    assert fault.startswith("auth.jwks_file: ")
     assert 'mode = "off"' in fault
+    settings = load_settings(file(tmp_path, LEAST.replace('mode = "off"', 'jwks_file = "/etc/jwks.json"')))
+    assert (settings.auth.mode, settings.auth.trust_clock) == ("required", False)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_a_credential_of_systemd_is_a_file(tmp_path: Path, monkeypatch: pytest.M
     ("change", "key"),
     [
         ('key_file = "/etc/key.pem"', "mqtt"),
-        ('mode = "off"', "auth.mode"),
+        ('mode = "off"', "auth.jwks_file"),
         ('host = "broker.example"', "mqtt.host"),
     ],
 )
@@ -155,6 +162,48 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().err
     assert "camera.hd.fps: " in told
     assert "camera.size: unknown key" in told
+
+
+def test_the_command_line_makes_keys_and_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "keys"
+    assert main(["token", "keygen", "--out", str(out), "--kid", "2026-11"]) == 0
+    assert "private.pem" in capsys.readouterr().out
+    private = out / "private.pem"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert "PRIVATE" in private.read_text()
+    assert "PRIVATE" not in (out / "jwks.json").read_text()
+
+    asked = [
+        "--key",
+        str(private),
+        "--device",
+        "cam-1",
+        "--sub",
+        "anna",
+        "--scope",
+        "view",
+        "manage",
+        "--client",
+        "bff-1",
+    ]
+    assert main(["token", "sign", *asked]) == 0
+    claims = TokenKeys(out / "jwks.json").claims(capsys.readouterr().out.strip())
+    token = read_claims(claims, "cam-1", time.time())
+    assert (token.subject, token.client) == ("anna", "bff-1")
+    assert token.scopes == {Scope.VIEW, Scope.MANAGE}
+
+    before = private.read_text()
+    assert main(["token", "keygen", "--out", str(out)]) == 1
+    assert private.read_text() == before
+    (out / "jwks.json").unlink()
+    assert main(["token", "sign", *asked]) == 1
+    assert "say its kid" in capsys.readouterr().err
+    assert main(["token", "sign", *asked, "--kid", "2026-11"]) == 0
+    assert capsys.readouterr().out.count(".") == 2
+    assert main(["token", "sign", "--key", str(tmp_path / "none"), "--device", "a", "--sub", "b"]) == 1
+    private.write_text("nonsense")
+    assert main(["token", "sign", *asked, "--kid", "2026-11"]) == 1
+    assert "nonsense" not in capsys.readouterr().err
 
 
 def test_checking_does_not_load_the_media_stack(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Rows on a real disk, over restarts, kills and spoilt files."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from edge.core.once import Row
+from edge.host.ledger import Ledger
+from tests.rigs.daemon import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import pytest
+
+
+def row(number: int, until_s: float = 100, reply: bytes | None = b"ok") -> Row:
+    return Row("command", "token:anna", f"c-{number}", until_s, "bff-1", reply)
+
+
+@asynccontextmanager
+async def running(ledger: Ledger) -> AsyncIterator[None]:
+    ready = asyncio.Event()
+    task = asyncio.create_task(ledger.run(ready))
+    await ready.wait()
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_rows_survive_a_restart_until_their_time(tmp_path: Path) -> None:
+    path = tmp_path / "once.sqlite"
+    ledger = Ledger(path, lambda: 0)
+    assert ledger.open() == []
+    async with running(ledger):
+        for number in range(4):
+            ledger.put(row(number, until_s=100 + number, reply=None))
+        ledger.put(row(1, until_s=101))
+        ledger.drop(row(2).key)
+    assert Ledger(path, lambda: 0).open() == [row(0, 100, None), row(1, 101), row(3, 103, None)]
+    assert Ledger(path, lambda: 101).open() == [row(3, 103, None)]
+
+
+async def test_what_has_had_its_time_leaves_the_disk(tmp_path: Path) -> None:
+    now_s = 0.0
+    ledger = Ledger(tmp_path / "once.sqlite", lambda: now_s)
+    ledger.open()
+    async with running(ledger):
+        for number in range(200):
+            now_s = float(number)
+            ledger.put(row(number, until_s=now_s + 10))
+            await asyncio.sleep(0.001)
+    with sqlite3.connect(tmp_path / "once.sqlite") as database:
+        (count,) = database.execute("SELECT count(*) FROM once").fetchone()
+    database.close()
+    assert count <= 11
+
+
+def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    code = """
+import asyncio, os, pathlib, signal, sys
+from edge.core.once import Row
+from edge.host.ledger import Ledger
+async def main():
+    ledger = Ledger(pathlib.Path(sys.argv[1]), lambda: 0)
+    ledger.open()
+    task = asyncio.create_task(ledger.run(asyncio.Event()))
+    for number in range(50):
+        ledger.put(Row("command", "a", str(number), 100.0, "bff-1", None))
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    path = tmp_path / "once.sqlite"
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False, timeout=30)
+    assert len(Ledger(path, lambda: 0).open()) == 50
+
+
+async def test_a_spoilt_file_counts_as_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "once.sqlite"
+    path.write_bytes(b"no database at all" * 1000)
+    ledger = Ledger(path, lambda: 0)
+    assert ledger.open() == []
+    assert "counts as empty" in caplog.text
+    async with running(ledger):
+        ledger.put(row(1))
+    assert Ledger(path, lambda: 0).open() == [row(1)]
+
+
+async def test_without_a_disk_it_goes_on_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(tmp_path / "nowhere" / "once.sqlite", lambda: 0)
+    assert ledger.open() == []
+    async with running(ledger):
+        for number in range(3):
+            ledger.put(row(number))
+            await asyncio.sleep(0.01)
+    assert caplog.text.count("will not survive a restart") == 1

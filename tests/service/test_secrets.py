@@ -1,0 +1,129 @@
+"""The daemon with authority, on a real broker: what is spent stays so over a restart, and no secret gets out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from jwt.algorithms import OKPAlgorithm
+from pydantic import SecretStr
+
+from edge.client import CameraClient, Signer
+from edge.contract.messages import IceServer
+from edge.errors import Rejected
+from edge.signalling.paho_broker import PahoBroker
+from edge.signalling.settings import MqttSettings
+from tests.rigs.daemon import ROOT, Daemon, required
+from tests.rigs.mosquitto import Mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from pathlib import Path
+
+    from edge.signalling.broker import Message
+
+SDP = (ROOT / "tests/offers/chrome.sdp").read_text()
+
+
+class Overheard:
+    """All that the daemon publishes, for as long as a test runs."""
+
+    def __init__(self, mqtt: MqttSettings) -> None:
+        self.said: list[bytes] = []
+        self._broker = PahoBroker(mqtt, "eavesdropper", ("#",), None)
+        self._broker.listen(self._hear, lambda _: None)
+
+    def _hear(self, message: Message) -> None:
+        if not message.topic.endswith("/command"):
+            self.said.append(message.payload)
+
+    async def run(self) -> None:
+        await self._broker.run(asyncio.Event())
+
+
+async def code_of(asked: Awaitable[Any]) -> str | None:
+    try:
+        await asked
+    except Rejected as exc:
+        return exc.code
+    return None
+
+
+async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_path: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    signer = Signer(key, "one")
+    broker = Mosquitto(tmp_path)
+    daemon = Daemon(
+        tmp_path,
+        broker.settings(tls=False, reconnect_cap_s=1),
+        auth=required(signer, tmp_path),
+        ice={"allowed_hosts": ["127.0.0.1"]},
+        log={"level": "debug"},
+    )
+    broker.start()
+    mqtt = MqttSettings(**broker.settings(tls=False))
+    overheard = Overheard(mqtt)
+    listening = asyncio.create_task(overheard.run())
+    view, manage, foreign = (
+        signer.sign(device, "anna", [scope], client="bff-1")
+        for device, scope in (("cam-1", "view"), ("cam-1", "manage"), ("cam-2", "manage"))
+    )
+    ours = IceServer(urls="turn:127.0.0.1:9", username="user", credential=SecretStr("turn-s3cret"))
+    evil = IceServer(urls="turn:evil.example", username="user", credential=SecretStr("evil-s3cret"))
+    try:
+        await asyncio.to_thread(daemon.start)
+        async with CameraClient.connect(mqtt, "bff-1") as client:
+            camera = client.camera("cam-1")
+            await camera.online()
+            assert await code_of(camera.sessions()) == "unauthorized"
+            assert await code_of(camera.sessions(token=foreign)) == "unauthorized"
+            assert await code_of(camera.sessions(token=manage[:-6])) == "unauthorized"
+            assert await code_of(camera.sessions(token=view)) == "forbidden"
+            assert await code_of(camera.offer(SDP, token=view, ice_servers=[evil])) == "forbidden"
+            assert await code_of(camera.offer(SDP.replace("H264", "H265"), token=view)) == "no_common_codec"
+            answer = await camera.offer(SDP, viewer="boris", token=view, ice_servers=[ours], trickle=False)
+            assert answer.sdp
+            (session,) = await camera.sessions(token=manage)
+            assert session.viewer == "anna"
+            assert await code_of(camera.offer(SDP, token=view)) == "replayed"
+            overheard.said.append(json.dumps(daemon.status()).encode() + daemon.metrics().encode())
+            await asyncio.to_thread(daemon.stop)
+            await asyncio.to_thread(daemon.start)
+            await asyncio.to_thread(daemon.wait_for_status, lambda s: s["broker"]["connected"])
+            assert await code_of(camera.offer(SDP, token=view)) == "replayed"
+            overheard.said.append(json.dumps(daemon.status()).encode() + daemon.metrics().encode())
+    finally:
+        listening.cancel()
+        await asyncio.wait({listening})
+        await asyncio.to_thread(daemon.end)
+        broker.stop()
+    kept = [path.read_bytes() for path in (tmp_path / "state").iterdir()]
+    everything = b"\n".join([*overheard.said, *kept, daemon.log().encode()])
+    assert b"DEBUG" in everything
+    assert b"session.answer" in everything
+    tokens = [part for token in (view, manage, foreign) for part in token.split(".")[1:]]
+    private = OKPAlgorithm.to_jwk(key, as_dict=True)["d"]
+    passwords = re.findall(r"a=ice-pwd:(\S+)", SDP)
+    assert passwords
+    for secret in (*tokens, private, *passwords, "turn-s3cret", "evil-s3cret"):
+        assert secret.encode() not in everything
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+async def test_without_the_backends_keys_it_does_not_start(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "jwks.json").write_text(content)
+    auth = {"mode": "required", "jwks_file": str(tmp_path / "jwks.json")}
+    daemon = Daemon(tmp_path, {"host": "127.0.0.1", "tls": False}, auth=auth)
+    ended = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "edge", "run", "--config", str(daemon.config)),
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await ended.communicate()
+    assert (ended.returncode, b"auth.jwks_file: " in told, b"Traceback" in told) == (78, True, False)
