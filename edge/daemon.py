@@ -377,8 +377,8 @@ class Daemon:
 def run_daemon(settings: Settings) -> None:
     """Run the daemon in this process until a signal ends it.
 
-    Raises: ConfigInvalid: the state directory cannot be made, AWS's client is not installed, or the public keys cannot be
-    read.
+    Raises: ConfigInvalid: the state directory cannot be made, AWS's client is not installed, or the public keys cannot
+    be read.
     """
     set_up_logging(settings.log.level, session_of_log.get)
     try:

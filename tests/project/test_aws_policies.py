@@ -1,0 +1,75 @@
+"""The sample policies allow what device and backend do, and nothing of another's."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+
+from edge.contract.topics import Topics
+from tests.project.test_imports import ROOT
+
+ARN = "arn:aws:iot:REGION:ACCOUNT:"
+DEVICE, OTHER, BACKEND = "cam-1", "cam-2", "bff-7"
+PREFIX = "edge/v1"
+
+
+def allowed(policy: str, thing: str, action: str, resource: str) -> bool:
+    """As AWS IoT reads it: `*` is any text, the thing's name is put in."""
+    statements: list[dict[str, Any]] = json.loads((ROOT / "docs/aws" / policy).read_text())["Statement"]
+    for statement in statements:
+        assert statement["Effect"] == "Allow"
+        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        resources = [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]
+        patterns = [each.replace("${iot:Connection.Thing.ThingName}", thing) for each in resources]
+        if f"iot:{action}" in actions and any(fnmatchcase(ARN + resource, pattern) for pattern in patterns):
+            return True
+    return False
+
+
+def device(action: str, resource: str) -> bool:
+    return allowed("device-policy.json", DEVICE, action, resource)
+
+
+def backend(action: str, resource: str) -> bool:
+    return allowed("backend-policy.json", BACKEND, action, resource)
+
+
+def test_a_device_may_do_what_it_does_under_its_own_name_only() -> None:
+    own, others = Topics(DEVICE, PREFIX), Topics(OTHER, PREFIX)
+    assert device("Connect", f"client/{DEVICE}")
+    assert device("Subscribe", f"topicfilter/{own.command}")
+    assert device("Receive", f"topic/{own.command}")
+    for topic in (own.status, own.event, own.reply(BACKEND), f"{PREFIX}/{DEVICE}/telemetry"):
+        assert device("Publish", f"topic/{topic}")
+    assert device("RetainPublish", f"topic/{own.status}")
+    assert not device("RetainPublish", f"topic/{own.event}")
+    assert not device("Connect", f"client/{OTHER}")
+    assert not device("Publish", f"topic/{own.command}")
+    for topic in (others.status, others.event, others.command, others.reply(BACKEND)):
+        assert not device("Publish", f"topic/{topic}")
+        assert not device("Receive", f"topic/{topic}")
+        assert not device("Subscribe", f"topicfilter/{topic}")
+
+
+@pytest.mark.parametrize("name", [DEVICE, OTHER])
+def test_a_backend_may_command_every_device_and_read_its_own_replies_only(name: str) -> None:
+    topics = Topics(name, PREFIX)
+    assert backend("Connect", f"client/{BACKEND}")
+    assert backend("Publish", f"topic/{topics.command}")
+    for topic in (topics.status, topics.event, topics.reply(BACKEND)):
+        assert backend("Receive", f"topic/{topic}")
+        assert backend("Subscribe", f"topicfilter/{topic}")
+        assert not backend("Publish", f"topic/{topic}")
+    assert not backend("Receive", f"topic/{topics.reply('bff-8')}")
+    assert not backend("Subscribe", f"topicfilter/{topics.reply('+')}")
+    assert not backend("Receive", f"topic/{topics.command}")
+
+
+@pytest.mark.parametrize("policy", ["device-policy.json", "backend-policy.json"])
+def test_only_a_thing_whose_certificate_is_attached_may_connect(policy: str) -> None:
+    statements = json.loads((ROOT / "docs/aws" / policy).read_text())["Statement"]
+    (connecting,) = [each for each in statements if each["Action"] == "iot:Connect"]
+    assert connecting["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
