@@ -29,9 +29,19 @@ async def running(ledger: Ledger) -> AsyncIterator[None]:
     ready = asyncio.Event()
     task = asyncio.create_task(ledger.run(ready))
     await ready.wait()
-    yield
-    task.cancel()
-    await asyncio.wait({task})
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def kept(path: Path, now_s: float = 0) -> list[Row]:
+    """What a daemon that starts then finds."""
+    ledger = Ledger(path, lambda: now_s)
+    rows = ledger.open()
+    async with running(ledger):
+        return rows
 
 
 async def test_rows_survive_a_restart_until_their_time(tmp_path: Path) -> None:
@@ -43,8 +53,8 @@ async def test_rows_survive_a_restart_until_their_time(tmp_path: Path) -> None:
             ledger.put(row(number, until_s=100 + number, reply=None))
         ledger.put(row(1, until_s=101))
         ledger.drop(row(2).key)
-    assert Ledger(path, lambda: 0).open() == [row(0, 100, None), row(1, 101), row(3, 103, None)]
-    assert Ledger(path, lambda: 101).open() == [row(3, 103, None)]
+    assert await kept(path) == [row(0, 100, None), row(1, 101), row(3, 103, None)]
+    assert await kept(path, 101) == [row(3, 103, None)]
 
 
 async def test_what_has_had_its_time_leaves_the_disk(tmp_path: Path) -> None:
@@ -62,7 +72,7 @@ async def test_what_has_had_its_time_leaves_the_disk(tmp_path: Path) -> None:
     assert count <= 11
 
 
-def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None:
+async def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None:
     code = """
 import asyncio, os, pathlib, signal, sys
 from edge.core.once import Row
@@ -79,8 +89,8 @@ async def main():
 asyncio.run(main())
 """
     path = tmp_path / "once.sqlite"
-    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False, timeout=30)
-    assert len(Ledger(path, lambda: 0).open()) == 50
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, str(path)], cwd=ROOT, check=False, timeout=30)
+    assert len(await kept(path)) == 50
 
 
 async def test_a_spoilt_file_counts_as_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,7 +101,7 @@ async def test_a_spoilt_file_counts_as_empty(tmp_path: Path, caplog: pytest.LogC
     assert "counts as empty" in caplog.text
     async with running(ledger):
         ledger.put(row(1))
-    assert Ledger(path, lambda: 0).open() == [row(1)]
+    assert await kept(path) == [row(1)]
 
 
 async def test_without_a_disk_it_goes_on_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
