@@ -54,26 +54,23 @@ class ViewerWishes:
 
     _from_s: float = float("-inf")
     _wait_s: float = _FIRST_S
-    _pending: bool = False
+    pending: bool = False
+    """One is remembered, to be asked again with the next access unit."""
 
     def wish(self, now_s: float, *, alone: bool) -> bool:
         """Whether it is granted now. `alone`: nobody else gets this encode."""
         if now_s < self._from_s - (max(0.0, self._wait_s - _ALONE_S) if alone else 0.0):
-            self._pending = True
+            self.pending = True
             return False
         self._wait_s = _FIRST_S if now_s - self._from_s > _WELL_S else 2 * self._wait_s
         self._wait_s = min(self._wait_s, _ALONE_S if alone else _MOST_S)
         self._from_s = now_s + self._wait_s
-        self._pending = False
+        self.pending = False
         return True
-
-    def due(self, now_s: float, *, alone: bool) -> bool:
-        """Whether a remembered wish is granted now; called with every access unit."""
-        return self._pending and self.wish(now_s, alone=alone)
 
     def came(self) -> None:
         """The viewer was given a keyframe."""
-        self._pending = False
+        self.pending = False
 
 
 KEYFRAME_S = 0.5

@@ -179,7 +179,7 @@ class Hub:
 
     def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
         """Push to those who get this quality, or do from now on; True: somebody needs a keyframe, and may have one."""
-        wished, now_s, alone = False, self._now_s(), self._alone(unit.quality)
+        wished = False
         for sender, seat in list(self._seats.items()):
             if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
                 seat.quality = unit.quality
@@ -190,8 +190,8 @@ class Hub:
                 on_way = sender.push(unit, seat.last_pts_90k)
                 if unit.keyframe:
                     seat.wishes.came()
-                heard = seat.wishes.due if on_way else seat.wishes.wish
-                wished |= heard(now_s, alone=alone)
+                if not on_way or seat.wishes.pending:
+                    wished |= seat.wishes.wish(self._now_s(), alone=self._alone(unit.quality))
         return wished
 
     def _alone(self, quality: Quality) -> bool:

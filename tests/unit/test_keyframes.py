@@ -44,11 +44,13 @@ def test_a_wish_that_came_too_early_is_remembered_until_a_keyframe_came() -> Non
     wishes = ViewerWishes()
     assert wishes.wish(0.0, alone=False)
     assert not wishes.wish(0.1, alone=False)
-    assert not wishes.due(0.4, alone=False)
-    assert wishes.due(0.6, alone=False)
+    assert wishes.pending
+    assert not wishes.wish(0.4, alone=False)
+    assert wishes.wish(0.6, alone=False)
+    assert not wishes.pending
     assert not wishes.wish(0.7, alone=False)
     wishes.came()
-    assert not wishes.due(10.0, alone=False)
+    assert not wishes.pending
 
 
 def test_a_keyframe_that_is_too_large_makes_the_next_ones_coarser() -> None:
