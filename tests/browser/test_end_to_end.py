@@ -209,6 +209,7 @@ async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_pa
         await other.close()
 
 
+@pytest.mark.slow
 async def test_more_viewers_than_places_wait_in_words_and_get_the_free_place(tmp_path: Path) -> None:
     async with running(tmp_path, sessions={"max_viewers": 1}) as stack:
         page = await stack.live_page()

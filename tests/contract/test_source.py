@@ -289,6 +289,7 @@ def test_keyframes_stay_within_the_rate_buffer(make_camera: Callable[..., Source
     assert max(len(unit.payload) for unit in units if unit.keyframe) * 8 <= 200_000 / 2
 
 
+@pytest.mark.slow
 def test_a_lower_bitrate_makes_less_without_a_keyframe(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
     source = make_camera(plan(640, 360, 2_000_000), keyframe_interval_s=60)

@@ -292,6 +292,7 @@ async def test_reports_tell_what_was_sent_and_when() -> None:
         assert 0 < sent[0].packetsSent <= got[0].packetsReceived + 20
 
 
+@pytest.mark.slow
 async def test_a_full_socket_costs_the_rest_of_the_picture_and_a_keyframe() -> None:
     async with watching(own=True) as (stage, receiver, sender):
         await receiver.frames(10)

@@ -358,6 +358,7 @@ async def test_one_slow_viewer_is_sent_what_its_path_carries_and_costs_the_other
     assert not company.counters["frames_cut"]
 
 
+@pytest.mark.slow
 async def test_a_viewer_that_cries_for_keyframes_gets_one_now_and_then() -> None:
     company = Company(None, None)
     sender = company.viewers[0][0]
