@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -116,7 +117,7 @@ def listening(port: int) -> None:
     for _ in range(400):
         with (
             contextlib.suppress(OSError),
-            contextlib.closing(__import__("socket").create_connection(("127.0.0.1", port), 1)),
+            contextlib.closing(socket.create_connection(("127.0.0.1", port), 1)),
         ):
             return
         time.sleep(0.05)
@@ -226,7 +227,6 @@ class Bench:
 
 def feed(port: int, recording: Path) -> None:
     """Play the recording as plain RTP, for Janus."""
-    socket = __import__("socket")
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with av.open(str(recording)) as container:
         pictures = [packetize(bytes(packet), 1140) for packet in container.demux(video=0) if packet.size]

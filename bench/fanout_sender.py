@@ -98,10 +98,18 @@ class Own(RtpSender):
 
     watch: Watch
 
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._captured_ns: dict[int, int] = {}
+
+    def push(self, unit: AccessUnit, pts_90k: int) -> bool:
+        self._captured_ns[(self._timestamp_base + pts_90k) & 0xFFFFFFFF] = unit.captured_ns
+        return super().push(unit, pts_90k)
+
     def _run_out(self, path: Any, outgoing: Any, sheet: Any, now_s: float) -> bool:
         gone = super()._run_out(path, outgoing, sheet, now_s)
         if gone:
-            self.watch.sent(outgoing.packets.captured_ns)
+            self.watch.sent(self._captured_ns.pop(outgoing.timestamp))
         return gone
 
 
@@ -129,19 +137,24 @@ class Stock(TrackSender):
         return packet
 
 
+class Factory(PeerFactory):
+    """Of watched senders."""
+
+    kind: str
+
+    def _sender(self) -> Any:
+        if self.kind == "stock":
+            return Stock()
+        return (Own if self.kind == "ours" else Unsegmented)(self._packetizer, self._counters, frame_s=FRAME_S)
+
+
 def fan_out(kind: str, camera: Camera) -> tuple[Any, Any, Any]:
     counters: Counter[str] = Counter()
     watch = Watch()
     hub = Hub(camera, time.monotonic, counters, dict.fromkeys(Quality, FRAME_S))
     Own.watch = Stock.watch = watch
-    factory = PeerFactory(hub, IceSettings(), RtpSettings(), counters, frame_s=FRAME_S)
-
-    def sender() -> Any:
-        if kind == "stock":
-            return Stock()
-        return (Own if kind == "ours" else Unsegmented)(factory._packetizer, counters, frame_s=FRAME_S)
-
-    factory._sender = sender  # type: ignore[method-assign]
+    factory = Factory(hub, IceSettings(), RtpSettings(), counters, frame_s=FRAME_S)
+    factory.kind = kind
     peers: list[Any] = []
 
     async def answer(sdp: str) -> str:

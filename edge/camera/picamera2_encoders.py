@@ -56,6 +56,11 @@ class _Live:
     ) -> None:
         """Instead of picamera2's outputs. `timestamp`: microseconds since this encoder's first picture."""
         self.on_coded(bytes(frame), bool(keyframe), ((self.firsttimestamp or 0) + (timestamp or 0)) * 1000)
+        if keyframe:
+            self.keyframe_came(len(frame))
+
+    def keyframe_came(self, size_bytes: int) -> None:
+        """For kinds that have to see to its size."""
 
     def encode(self, stream: object, request: object) -> None:
         """picamera2's own, which stands behind this class."""
@@ -88,17 +93,9 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
         super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=every, framerate=plan.fps, profile=_PROFILE)
         self._least = KeyframeQp()
 
-    def outputframe(
-        self,
-        frame: Any,  # noqa: ANN401
-        keyframe: bool = True,  # noqa: FBT002
-        timestamp: int | None = None,
-        packet: object = None,
-        audio: bool = False,  # noqa: FBT002
-    ) -> None:
-        """Keeps keyframes small, too: the driver has no control for that but its least QP."""
-        super().outputframe(frame, keyframe, timestamp, packet, audio)
-        if keyframe and self._least.came(len(frame), self.bitrate):
+    def keyframe_came(self, size_bytes: int) -> None:
+        """The driver has no control for a keyframe's size but its least QP."""
+        if self._least.came(size_bytes, self.bitrate):
             try:
                 self._control(videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, self._least.qp)
             except OSError as exc:

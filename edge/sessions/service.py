@@ -166,7 +166,7 @@ class Sessions:
         owned = caller.owns(session.owner)
         session.finish(EndReason.VIEWER_CLOSED if owned else EndReason.CLOSED_BY_BACKEND)
 
-    def listing(self, caller: Principal) -> list[SessionInfo]:  # noqa: ARG002  the door has asked whether it may
+    def listing(self) -> list[SessionInfo]:
         """Who watches."""
         return [session.info() for session in self._sessions.values()]
 

@@ -273,11 +273,11 @@ class Commands:
                 await self._sessions.start(body, caller)
             case StreamBody():
                 await self._sessions.stop(body.reason, caller)
-        return self._plain_reply(command, caller)
+        return self._plain_reply(command)
 
-    def _plain_reply(self, command: Command, caller: Principal) -> Reply:
+    def _plain_reply(self, command: Command) -> Reply:
         if command.type == "session.list":
-            listing = [info.model_dump(mode="json") for info in self._sessions.listing(caller)]
+            listing = [info.model_dump(mode="json") for info in self._sessions.listing()]
             return _ok(command.id, "session.list", {"sessions": listing})
         if command.type in {"stream.start", "stream.stop", "status.get"}:
             return _ok(command.id, "status", self._status().model_dump(mode="json"))

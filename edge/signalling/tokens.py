@@ -74,14 +74,13 @@ class TokenKeys:
     def _refresh(self) -> None:
         try:
             stamp = self._look()
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
+        except OSError:
+            stamp = None  # reading says why, once
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
             self._keys = self._read()
-        except FileNotFoundError as exc:
-            if self._stamp is not None:
-                log.error("%s: %s: the keys stay as they were", self._path, _told(exc))  # noqa: TRY400
-            self._stamp = None
         except (OSError, ValueError) as exc:
             log.error("%s: %s: the keys stay as they were", self._path, _told(exc))  # noqa: TRY400
         else:

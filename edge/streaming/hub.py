@@ -180,7 +180,7 @@ class Hub:
     def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
         """Push to those who get this quality, or do from now on; True: somebody needs a keyframe, and may have one."""
         wished = False
-        for sender, seat in list(self._seats.items()):
+        for sender, seat in self._seats.items():
             if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
                 seat.quality = unit.quality
                 seat.arrive()

@@ -37,8 +37,8 @@ A plain tuple: there are hundreds a second.
 class Run(NamedTuple):
     """Packets that leave in one system call: all of one size, but for a shorter last one."""
 
-    first: int
     stop: int
+    """The packet after the last."""
     segment_bytes: int
     ancillary: list[tuple[int, int, bytes]]
     """What tells the kernel where to cut."""
@@ -71,12 +71,7 @@ def _runs(sizes: list[int]) -> tuple[Run, ...]:
         if sizes[at] > segment or sizes[at - 1] < segment or at - cuts[-1] >= _RUN_SEGMENTS:
             cuts.append(at)
     return tuple(
-        Run(
-            first,
-            stop,
-            sizes[first],
-            [(socket.IPPROTO_UDP, _UDP_SEGMENT, sizes[first].to_bytes(2, sys.byteorder))],
-        )
+        Run(stop, sizes[first], [(socket.IPPROTO_UDP, _UDP_SEGMENT, sizes[first].to_bytes(2, sys.byteorder))])
         for first, stop in zip(cuts, [*cuts[1:], len(sizes)], strict=True)
     )
 
@@ -84,10 +79,9 @@ def _runs(sizes: list[int]) -> tuple[Run, ...]:
 class Packets:
     """One access unit's payloads, and the sheets that viewers asked for: those with the same gaps share one."""
 
-    __slots__ = ("_sheets", "captured_ns", "captured_ntp", "encode_bps", "payloads")
+    __slots__ = ("_sheets", "captured_ntp", "encode_bps", "payloads")
 
-    def __init__(self, payloads: list[bytes], captured_ns: int, captured_ntp: int, encode_bps: float) -> None:
-        self.captured_ns = captured_ns
+    def __init__(self, payloads: list[bytes], captured_ntp: int, encode_bps: float) -> None:
         self.encode_bps = encode_bps
         self.payloads = payloads
         self.captured_ntp = captured_ntp
@@ -135,7 +129,7 @@ class Packetizer:
             rate = self._rates[unit.quality]
             if not unit.keyframe:
                 rate.made(len(unit.payload), unit.captured_ns / 1e9)
-            packets = Packets(payloads, unit.captured_ns, self._ntp(unit.captured_ns), rate.bps)
+            packets = Packets(payloads, self._ntp(unit.captured_ns), rate.bps)
         except ValueError as exc:
             log.error("an access unit cannot be sent: %s", exc)  # noqa: TRY400
             self._counters["frames_unsendable"] += 1

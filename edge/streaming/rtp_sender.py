@@ -74,12 +74,11 @@ class RtpSender:
         *,
         frame_s: float,
         playout_delay_ms: tuple[int, int] = (0, 0),
-        limit: int = 8,
     ) -> None:
         self._packetizer = packetizer
         self._counters = counters
         self._playout_delay_ms = playout_delay_ms
-        self._lane: Lane[tuple[Packets, int]] = Lane(limit)
+        self._lane: Lane[tuple[Packets, int]] = Lane()
         self._pacer = Pacer(frame_s)
         self._loop = asyncio.get_running_loop()
         self._path: RtpPath | None = None

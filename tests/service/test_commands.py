@@ -73,7 +73,7 @@ class FakeSessions:
     async def close(self, session_id: str, caller: Principal) -> None:
         self.calls.append(f"close {session_id}")
 
-    def listing(self, caller: Principal) -> list[SessionInfo]:
+    def listing(self) -> list[SessionInfo]:
         return []
 
     async def quality(self, body: QualityBody, caller: Principal) -> None:
