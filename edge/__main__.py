@@ -26,16 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("config", type=Path, metavar="FILE")
     token = commands.add_parser("token", help="make a backend's keys, and tokens to try a device with")
     _token_arguments(token)
-    demo = commands.add_parser(
-        "demo", help="a broker, the daemon, a backend and a page on this machine", add_help=False
-    )
-    demo.add_argument("rest", nargs=argparse.REMAINDER)
-    chosen = parser.parse_args(arguments)
+    commands.add_parser("demo", help="a broker, the daemon, a backend and a page on this machine", add_help=False)
+    # The demo's options are its own; argparse's REMAINDER does not begin with one.
+    chosen, rest = parser.parse_known_args(arguments)
+    if rest and chosen.command != "demo":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
     if chosen.command == "demo":
         from edge.demo.run import main as run_demo  # noqa: PLC0415  the daemon does not carry the demo's packages
 
-        return run_demo(chosen.rest)
+        return run_demo(rest)
     if chosen.command == "token":
         return _token(chosen)
     try:
