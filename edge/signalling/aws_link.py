@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from awscrt import io, mqtt5
 from awscrt.exceptions import AwsCrtError
 
+from edge.core.publish_limits import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
 from edge.signalling.broker import Message
 from edge.signalling.linked_broker import TAKEN_OVER
@@ -161,6 +162,7 @@ class AwsLink:
                 keep_alive_interval_sec=settings.keepalive_s,
                 session_expiry_interval_sec=settings.session_expiry_s,
                 receive_maximum=_UNTAKEN,
+                maximum_packet_size=PACKET_LIMIT_BYTES,
                 will=will
                 and mqtt5.PublishPacket(
                     topic=will.topic, payload=will.payload, qos=mqtt5.QoS.AT_LEAST_ONCE, retain=will.retain

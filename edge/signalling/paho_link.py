@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge.core.publish_limits import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
 from edge.signalling.broker import Message
 from edge.signalling.linked_broker import TAKEN_OVER, UNACKNOWLEDGED
@@ -197,6 +198,7 @@ class PahoLink:
         if self._v5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = settings.session_expiry_s
+            properties.MaximumPacketSize = PACKET_LIMIT_BYTES
             self._client.connect(
                 settings.host,
                 settings.effective_port,

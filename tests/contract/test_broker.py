@@ -114,6 +114,12 @@ class Setting:
         made = MqttSettings(**{"host": "127.0.0.1", "port": self.port, **self._more, **identity, **settings})
         return Client((AwsBroker if made.by_aws else PahoBroker)(made, name, topics, will))
 
+    def publish_raw(self, messages: list[Any]) -> None:
+        """By a client that keeps to no limits. Blocks."""
+        cert_file, key_file = self.authority.issue("raw")
+        tls: Any = {"ca_certs": str(self.authority.ca_file), "certfile": str(cert_file), "keyfile": str(key_file)}
+        paho.mqtt.publish.multiple(messages, "127.0.0.1", self.port, tls=tls)
+
     @property
     def authority(self) -> Authority:
         assert self._authority is not None
@@ -319,6 +325,16 @@ async def test_what_does_not_fit_is_refused_and_nothing_else_suffers(setting: Se
         assert len((await asyncio.wait_for(one.came.get(), 5)).payload) == 100_000
 
 
+@pytest.mark.parametrize("setting", TLS, indirect=True)
+async def test_what_is_far_too_long_does_not_come_at_all_and_nothing_else_suffers(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b") as one:
+        both = [("a/b", payload, 1, False) for payload in (b"x" * 1_000_000, b"short")]
+        await asyncio.to_thread(setting.publish_raw, both)
+        assert (await asyncio.wait_for(one.came.get(), 5)).payload == b"short"
+        assert not one.down.is_set()
+
+
 async def test_many_at_once_all_arrive(setting: Setting) -> None:
     await setting.up()
     # AWS's client keeps to AWS IoT's rate by itself; a backend's paho does not.
@@ -383,10 +399,7 @@ async def test_what_nothing_holds_back_is_dropped_and_counted_while_the_loop_doe
     monkeypatch.setattr(aws_link, "_INBOX", 10)
     await setting.up()
     async with setting.linked("one", "a/b") as one:
-        cert_file, key_file = setting.authority.issue("flood")
-        tls: Any = {"ca_certs": str(setting.authority.ca_file), "certfile": str(cert_file), "keyfile": str(key_file)}
-        flood: Any = [("a/b", str(n), 0, False) for n in range(50)]
-        paho.mqtt.publish.multiple(flood, "127.0.0.1", setting.port, tls=tls)
+        setting.publish_raw([("a/b", str(n), 0, False) for n in range(50)])
         time.sleep(0.5)
         await until(lambda: one.came.qsize() + one.broker.dropped == 50)
         assert one.came.qsize() == 10
