@@ -8,42 +8,38 @@ import random
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from edge import __version__
 from edge.camera.port import CameraState
 from edge.camera.process import CameraProcess
-from edge.contract.messages import (
-    BrokerStatus,
-    CameraStatus,
-    LastError,
-    RecoveryStatus,
-    Status,
-    StreamStatus,
-    ViewersStatus,
-)
+from edge.contract.messages import Status
 from edge.contract.topics import Topics
 from edge.core.access_unit import Quality
 from edge.core.backoff import Backoff
 from edge.core.budget import CommandRates
-from edge.errors import CameraUnavailable, ConfigInvalid, EdgeError, Unavailable
+from edge.errors import ConfigInvalid, EdgeError, Unavailable
 from edge.host.clock import SystemClock
+from edge.host.event_store import EventStore
 from edge.host.journal import set_up_logging
 from edge.host.kept import KeptFile
 from edge.host.ledger import Ledger
 from edge.host.systemd import Supervision
+from edge.host.vitals import MachineVitals
 from edge.local_api.app import make_app
 from edge.local_api.server import LocalServer
+from edge.report import Report
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions, session_of_log
 from edge.sessions.wish import StreamWish
 from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
+from edge.signalling.events import Events
 from edge.signalling.once import Once
 from edge.signalling.outbox import Outbox
+from edge.signalling.telemetry import TelemetryBeat
 from edge.signalling.tokens import TokenKeys
 from edge.streaming.hub import Hub
 from edge.streaming.peer import PeerFactory
@@ -124,28 +120,6 @@ class Nest:
                 log.error("%s failed while it stopped", task.get_name(), exc_info=exc)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What was last seen of the camera."""
-
-    state: CameraState = CameraState.CLOSED
-    error: CameraUnavailable | None = None
-    reopens: int = 0
-    restarts: int = 0
-
-    @property
-    def running(self) -> bool:
-        return self.state is CameraState.RUNNING
-
-    @property
-    def tries(self) -> int:
-        return self.reopens + self.restarts
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"reopens": self.reopens, "restarts": self.restarts}
-
-
 def make_broker(mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message) -> Broker:
     """The client that the settings say; the other one is not even loaded.
 
@@ -169,11 +143,6 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._counters: Counter[str] = Counter()
-        self._started_at = datetime.now(UTC)
-        self._last_error: LastError | None = None
-        self._last_camera = _Seen()
-        self._tries_at_rest = 0
-        self._recovered_at: datetime | None = None
         self._topics = Topics(settings.device.id, settings.mqtt.prefix)
         self._wish = StreamWish(KeptFile(settings.state.dir / "wish.json"))
         controls = KeptFile(settings.state.dir / "controls.json")
@@ -182,14 +151,18 @@ class Daemon:
         )
         frame_s = {Quality.HD: 1 / settings.camera.hd.fps, Quality.SD: 1 / settings.camera.sd.fps}
         self._hub = Hub(self._camera, time.monotonic, self._counters, frame_s)
-        self._unit_s = time.monotonic()
+        will = Status(device=settings.device.id, online=False, at=datetime.now(UTC), version=__version__)
         self._broker = make_broker(
             settings.mqtt,
             settings.device.id,
             (self._topics.command,),
-            Message(self._topics.status, self._will().model_dump_json().encode(), retain=True),
+            Message(self._topics.status, will.model_dump_json().encode(), retain=True),
         )
-        self._outbox = Outbox(self._broker, self._topics, self.status, self._counters)
+        self._event_store = EventStore(settings.state.dir / "events.sqlite")
+        self._events = Events(
+            self._broker, self._topics.event, self._event_store, self._counters, settings.mqtt.publishes_per_s
+        )
+        self._outbox = Outbox(self._broker, self._topics, self._status, self._counters)
         self._peers = PeerFactory(self._hub, settings.ice, settings.rtp, self._counters, frame_s=frame_s[Quality.HD])
         if self._peers.stock_because is not None:
             log.warning("aiortc's own sender is used, since this is not as it is known: %s", self._peers.stock_because)
@@ -201,10 +174,10 @@ class Daemon:
             idle_stop_s=settings.camera.idle_stop_s,
             now_s=time.monotonic,
             on_change=self._outbox.status_changed,
-            notice=self._outbox.notice,
+            notice=self._events.notice,
             counters=self._counters,
         )
-        self._camera_use = CameraUse(self._sessions, self._camera, controls, self._outbox.notice)
+        self._camera_use = CameraUse(self._sessions, self._camera, controls, self._events.notice)
         auth = settings.auth
         keys = TokenKeys(auth.jwks_file) if auth.mode == "required" and auth.jwks_file is not None else None
         self._ledger = Ledger(settings.state.dir / "once.sqlite", time.time)
@@ -216,16 +189,30 @@ class Daemon:
             authority=Authority(settings.device.id, keys, SystemClock(trusted=auth.trust_clock).known),
             once=Once(self._ledger, time.time()),
             rates=CommandRates(auth.commands_per_s, auth.commands_in_all_per_s),
-            status=self.status,
+            status=self._status,
             now_s=time.monotonic,
             wall_s=time.time,
-            refused=self._remember,
+            refused=self._failed,
             counters=self._counters,
         )
         self._broker.listen(self._commands.receive, self._link)
-        app = make_app(self._sessions, self._camera_use, self.status, self.unwell)
+        self._report = Report(
+            settings,
+            broker=self._broker,
+            camera=self._camera,
+            commands=self._commands,
+            counters=self._counters,
+            event_store=self._event_store,
+            notice=self._events.notice,
+            peers=self._peers,
+            sessions=self._sessions,
+            vitals=MachineVitals(settings.state.dir),
+            wish=self._wish,
+        )
+        self._telemetry = TelemetryBeat(self._outbox, self._topics, self._report.telemetry, settings.mqtt.telemetry_s)
+        app = make_app(self._sessions, self._camera_use, self._report.status, self._report.unwell)
         self._api = LocalServer(app, settings.api)
-        self._supervision = Supervision(self.status_line, self.unwell)
+        self._supervision = Supervision(self._report.line, self._report.unwell)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; a part's bug is raised after the others were stopped."""
@@ -233,16 +220,24 @@ class Daemon:
         asked = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked.set)
-        nest = Nest(self._remember)
+        nest = Nest(self._failed)
+        run = KeptFile(self._settings.state.dir / "run.json")
+        before = run.read()
+        self._events.notice("daemon.started", None, {"version": __version__, "last_end": (before or {}).get("end")})
+        await run.write({"end": "unclean"})
         try:
             await nest.start("broker", self._broker)
+            await nest.start("event-store", self._event_store)
             await nest.start("outbox", self._outbox)
+            await nest.start("events", self._events)
             await nest.start("camera", self._camera)
             await nest.start("sessions", self._sessions)
             await nest.start("ledger", self._ledger)
             await nest.start("commands", self._commands)
             await nest.start("local-api", self._api)
             await nest.start("supervision", self._supervision)
+            if self._settings.mqtt.telemetry_s:
+                await nest.start("telemetry", self._telemetry)
             log.info("edge-streamer %s, device %s: ready", __version__, self._settings.device.id)
             stopping = asyncio.create_task(asked.wait(), name="signals")
             failing = asyncio.create_task(nest.wait(), name="parts")
@@ -254,124 +249,34 @@ class Daemon:
             log.info("stopping")
         finally:
             await nest.stop()
-
-    def status(self) -> Status:
-        """What is true now."""
-        return Status(
-            device=self._settings.device.id,
-            online=True,
-            at=datetime.now(UTC),
-            version=__version__,
-            started_at=self._started_at,
-            stream=StreamStatus(wanted="running" if self._wish.running else "stopped", reason=self._wish.reason),
-            camera=self._camera_status(),
-            viewers=ViewersStatus(
-                connected=self._sessions.count,
-                limit=self._settings.sessions.max_viewers,
-                sender="own" if self._peers.stock_because is None else "stock",
-                sender_fault=self._peers.stock_because,
-            ),
-            broker=BrokerStatus(connected=self._broker.connected, error=self._broker.error),
-            last_error=self._last_error,
-            counters={**self._counters, "camera_units_dropped": self._camera.dropped},
-        )
-
-    def _camera_status(self) -> CameraStatus:
-        camera = self._camera
-        stream = camera.opening.format if camera.opening else None
-        remedy, why, stalls = camera.recovery
-        return CameraStatus(
-            state=camera.state.value,
-            source=camera.source,
-            encoder=stream.encoder if stream else None,
-            width=stream.width if stream else None,
-            height=stream.height if stream else None,
-            fps=camera.values.get("fps", stream.fps) if stream else None,
-            profile_level_id=stream.profile_level_id if stream else None,
-            restarts=camera.restarts,
-            recovery=RecoveryStatus(
-                stalls=stalls,
-                reopens=camera.reopens,
-                restarts=camera.restarts,
-                last=remedy.value if remedy else None,
-                why=why or None,
-                at=self._recovered_at,
-            ),
-            error=camera.error.message if camera.error else None,
-            code=camera.error.code if camera.error else None,
-            sd_error=camera.sd_error,
-            controls=camera.values,
-        )
-
-    def status_line(self) -> str:
-        """What is true now, for `systemctl status`."""
-        wish = "streaming wanted" if self._wish.running else "stopped"
-        camera = f"camera {self._camera.state}" + (f" ({self._camera.error.message})" if self._camera.error else "")
-        broker = "broker connected" if self._broker.connected else f"no broker ({self._broker.error})"
-        return f"{wish}, {camera}, {self._sessions.count} viewers, {broker}"
-
-    def unwell(self) -> str | None:
-        """What is not well in a way that only a restart mends; stopped, idle, brokerless, no camera are well."""
-        now_s = time.monotonic()
-        if not self._sessions.well(now_s):
-            return "a session is stuck"
-        if not self._commands.well(now_s):
-            return "a command is stuck"
-        # The camera part restarts a camera that stalls; pictures that stay away for this long mean that it does not.
-        late_s = 5 * self._settings.camera.stall_s + self._settings.camera.open_timeout_s
-        if self._camera.state is CameraState.RUNNING and now_s - self._unit_s > late_s:
-            return "the camera counts as running and delivers nothing"
-        return None
+        await run.write({"end": "clean"})
 
     def _push(self, unit: AccessUnit) -> None:
-        self._unit_s = time.monotonic()
-        self._counters["access_units"] += 1
+        self._report.unit(unit)
         self._hub.push(unit)
 
     def _camera_changed(self) -> None:
-        camera, before = self._camera, self._last_camera
-        now = self._last_camera = _Seen(camera.state, camera.error, camera.reopens, camera.restarts)
-        if now.tries > before.tries:
-            self._recovered_at = datetime.now(UTC)
-            remedy, why, _ = camera.recovery
-            self._outbox.notice("camera.recovering", None, {"tried": remedy, "why": why, **now.counts})
-        if now.running and not before.running:
-            self._unit_s = time.monotonic()
-            if before.error or now.tries > self._tries_at_rest:
-                self._outbox.notice("camera.back", None, now.counts)
-            self._tries_at_rest = now.tries
-            self._tell_encoder()
-        if now.error and now.error is not before.error:
-            self._remember(now.error)
-            self._outbox.notice("camera.lost", None, {"error": now.error.message, "code": now.error.code, **now.counts})
-        self._sessions.camera_changed(now.error, running=now.running)
+        self._report.camera_changed()
+        self._sessions.camera_changed(self._camera.error, running=self._camera.state is CameraState.RUNNING)
         self._outbox.status_changed()
 
     def _sd_failed(self, why: str) -> None:
         self._hub.no_sd(why)
-        self._outbox.notice("camera.sd_failed", None, {"error": why})
+        self._events.notice("camera.sd_failed", None, {"error": why})
         self._outbox.status_changed()
 
     def _link(self, up: bool) -> None:
+        self._events.link(up)
         self._outbox.link(up)
         if up:
             self._sessions.tell_camera_again()
 
-    def _tell_encoder(self) -> None:
-        if (opening := self._camera.opening) is not None:
-            stream = opening.format
-            log.info(
-                "camera %s, encoder %s: %dx%d at %g fps, %s",
-                *(self._camera.source, stream.encoder, stream.width, stream.height, stream.fps),
-                stream.profile_level_id,
-            )
+    def _status(self) -> Status:
+        return self._report.status()
 
-    def _remember(self, error: EdgeError) -> None:
-        self._last_error = LastError(code=error.code, message=error.message, at=datetime.now(UTC))
+    def _failed(self, error: EdgeError) -> None:
+        self._report.failed(error)
         self._outbox.status_changed()
-
-    def _will(self) -> Status:
-        return Status(device=self._settings.device.id, online=False, at=self._started_at, version=__version__)
 
 
 def run_daemon(settings: Settings) -> None:

@@ -220,17 +220,22 @@ class CameraNoticeBody(_Message):
     message: str | None = None
 
 
-class SessionInfo(_Message):
-    """One entry of `session.list`. Bitrate and loss are those of the last report interval."""
+class SessionFigures(_Message):
+    """One session, without who watches. Bitrate and loss are those of the last report interval."""
 
     session: SessionId
-    viewer: str
     state: str
     quality: Literal["hd", "sd"]
     path: str | None = None
     bitrate_bps: int | None = None
     loss: float | None = None
     since: AwareDatetime
+
+
+class SessionInfo(SessionFigures):
+    """One entry of `session.list`."""
+
+    viewer: str
 
 
 class StreamStatus(_Message):
@@ -300,8 +305,27 @@ class LastError(_Message):
     at: AwareDatetime
 
 
+class Vitals(_Message):
+    """The machine and the daemon's two processes. Null: the machine does not have it."""
+
+    cpu_celsius: Annotated[float | None, Field(description="Of the processor; a Pi slows down from 80 on.")] = None
+    under_voltage: Annotated[bool | None, Field(description="The supply was too weak in the last seconds.")] = None
+    load_1min: Annotated[float | None, Field(description="The machine's load average of the last minute.")] = None
+    memory_available_bytes: Annotated[int | None, Field(description="What programs can still get.")] = None
+    memory_total_bytes: Annotated[int | None, Field(description="The machine's memory.")] = None
+    disk_free_bytes: Annotated[int | None, Field(description="Free where the state is kept.")] = None
+    uptime_s: Annotated[float | None, Field(description="Since the machine started.")] = None
+    daemon_memory_bytes: Annotated[int | None, Field(description="What the daemon holds in memory.")] = None
+    daemon_cpu_s: Annotated[float | None, Field(description="Processor time of the daemon so far.")] = None
+    camera_memory_bytes: Annotated[int | None, Field(description="What the camera process holds in memory.")] = None
+    camera_cpu_s: Annotated[float | None, Field(description="Processor time of the camera process so far.")] = None
+
+
 class Status(_Message):
-    """What is true now; retained. `counters` are totals since the daemon started."""
+    """What is true now; retained. `counters` are totals since the daemon started.
+
+    It is sent when something changed, but not for `vitals` and `counters` alone: they are as old as `at`.
+    """
 
     v: Literal[1] = 1
     device: str
@@ -314,11 +338,30 @@ class Status(_Message):
     viewers: ViewersStatus | None = None
     broker: BrokerStatus | None = None
     last_error: LastError | None = None
+    vitals: Vitals | None = None
     counters: dict[str, int] = Field(default_factory=dict)
 
 
+class Telemetry(_Message):
+    """Figures, every `telemetry_s`. `fps`: HD pictures a second since the one before. `counters` as in `Status`."""
+
+    v: Literal[1] = 1
+    device: str
+    at: AwareDatetime
+    uptime_s: Annotated[float, Field(description="Since the daemon started.")]
+    camera: Literal["closed", "opening", "running", "failed"]
+    fps: float
+    viewers: int
+    sessions: list[SessionFigures]
+    vitals: Vitals
+    counters: dict[str, int]
+
+
 class Event(_Message):
-    """What happened. `session.*`, `camera.*`, `stream.*`, with `at` the device's wall clock."""
+    """What happened. `session.*`, `camera.*`, `stream.*`, `daemon.*`, with `at` the device's wall clock.
+
+    It comes at least once, in order, however long the link was away; one that came before has the same `id`.
+    """
 
     v: Literal[1] = 1
     id: Id

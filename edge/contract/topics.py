@@ -30,6 +30,10 @@ class Topics:
     def event(self) -> str:
         return f"{self.prefix}/{self.device}/event"
 
+    @property
+    def telemetry(self) -> str:
+        return f"{self.prefix}/{self.device}/telemetry"
+
     def reply(self, client: str) -> str:
         return f"{self.prefix}/{self.device}/reply/{client}"
 

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from edge.contract.messages import Vitals
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -47,10 +49,19 @@ class _StatusCollector(Collector):
         if status.broker is not None:
             connected = float(status.broker.connected)
             yield GaugeMetricFamily("edge_broker_connected", "1 while the link to the broker is up.", value=connected)
+        if status.vitals is not None:
+            yield from _vitals(status.vitals)
         counted = CounterMetricFamily("edge_counted", "The status's counters since the start.", labels=["what"])
         for name, count in sorted(status.counters.items()):
             counted.add_metric([name], count)
         yield counted
+
+
+def _vitals(vitals: Vitals) -> Iterator[Metric]:
+    for name, field in Vitals.model_fields.items():
+        value = getattr(vitals, name)
+        if value is not None:
+            yield GaugeMetricFamily(f"edge_vitals_{name}", field.description or "", value=float(value))
 
 
 def metrics_text(status: Callable[[], Status]) -> bytes:

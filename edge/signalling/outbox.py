@@ -1,16 +1,13 @@
-"""What the device sends: replies and events in order, the status as it is now."""
+"""What the device sends: replies and telemetry in order, the status as it is now."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections import deque
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edge.contract.messages import Event, Status
 from edge.errors import BrokerLost, Rejected
 from edge.signalling.broker import Message
 
@@ -18,6 +15,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
+    from edge.contract.messages import Status
     from edge.contract.topics import Topics
     from edge.signalling.broker import Broker
 
@@ -25,15 +23,17 @@ log = logging.getLogger(__name__)
 
 _LIMIT = 256
 _STATUS_EVERY_S = 0.25
+_STATUS_AGAIN_S = 2.0
 _AT_ONCE = 8
-_GOODBYE_S = 3.0
+_GOODBYE_S = 1.5
 
 
 class Outbox:
     """Sends for everybody, so that nobody waits for the broker. Event loop only.
 
-    Replies and events: a queue of `_LIMIT`, the oldest dropped and counted when it is full; while there is no
-    broker nothing is kept, since a reply's asker has given up by then. Status: latest wins, at most four a second.
+    Replies and telemetry: a queue of `_LIMIT`, the oldest dropped and counted when it is full; while there is no
+    broker nothing is kept, since a reply's asker has given up by then. Status: latest wins, at most four a second, and
+    again where it was not acknowledged.
     """
 
     def __init__(self, broker: Broker, topics: Topics, status: Callable[[], Status], counters: Counter[str]) -> None:
@@ -46,7 +46,7 @@ class Outbox:
         self._stale = asyncio.Event()
 
     def put(self, message: Message) -> None:
-        """Queue a reply or an event."""
+        """Queue a message."""
         if not self._broker.connected:
             self._counters["messages_dropped_offline"] += 1
             return
@@ -55,11 +55,6 @@ class Outbox:
             self._counters["messages_dropped_full"] += 1
         self._queue.append(message)
         self._filled.set()
-
-    def notice(self, kind: str, session: str | None, body: dict[str, Any]) -> None:
-        """Send an event."""
-        event = Event(id=f"e-{secrets.token_hex(8)}", type=kind, at=datetime.now(UTC), session=session, body=body)
-        self.put(Message(self._topics.event, event.model_dump_json().encode()))
 
     def status_changed(self) -> None:
         """Publish the status soon."""
@@ -82,9 +77,11 @@ class Outbox:
                 group.create_task(self._send_status(), name="outbox:status")
                 ready.set()
         finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_S):
-                    await self._send_rest()
+            # Each has its time: a queue that does not move must not leave the device online for ever.
+            for rest in (self._send_rest, self._send_offline):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_S):
+                        await rest()
 
     async def _send_queue(self) -> None:
         while True:
@@ -97,17 +94,22 @@ class Outbox:
         while True:
             await self._stale.wait()
             self._stale.clear()
-            if self._broker.connected:
-                await self._send(Message(self._topics.status, self._status().model_dump_json().encode(), retain=True))
+            if self._broker.connected and not await self._send(self._told(self._status())):
+                self._stale.set()
+                await asyncio.sleep(_STATUS_AGAIN_S)
             await asyncio.sleep(_STATUS_EVERY_S)
 
     async def _send_rest(self) -> None:
         while self._queue:
             await self._send(self._queue.popleft())
-        status = self._status().model_copy(update={"online": False})
-        await self._send(Message(self._topics.status, status.model_dump_json().encode(), retain=True))
 
-    async def _send(self, message: Message) -> None:
+    async def _send_offline(self) -> None:
+        await self._send(self._told(self._status().model_copy(update={"online": False})))
+
+    def _told(self, status: Status) -> Message:
+        return Message(self._topics.status, status.model_dump_json().encode(), retain=True)
+
+    async def _send(self, message: Message) -> bool:
         try:
             await self._broker.publish(message)
         except BrokerLost:
@@ -115,3 +117,6 @@ class Outbox:
         except Rejected as exc:
             self._counters["messages_refused"] += 1
             log.error("a message could not be sent: %s", exc.message)  # noqa: TRY400
+        else:
+            return True
+        return False

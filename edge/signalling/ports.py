@@ -68,3 +68,15 @@ class Ledger(Protocol):
         """Write it down soon, in place of one with the same key. Never blocks, never raises."""
 
     def drop(self, key: tuple[str, str, str]) -> None: ...
+
+
+class EventStore(Protocol):
+    """Payloads of events by their ids that survive a restart, in the order in which they were put."""
+
+    def open(self) -> list[tuple[str, bytes]]:
+        """All of them, the oldest first."""
+
+    def put(self, event_id: str, payload: bytes) -> None:
+        """Write one down soon. Never blocks, never raises."""
+
+    def drop(self, event_id: str) -> None: ...

@@ -61,6 +61,7 @@ class MqttSettings(BaseModel):
     publishes_per_s: int = Field(
         default=100, ge=1, le=100_000, description="Sent at most, further ones wait a little; AWS IoT takes 100."
     )
+    telemetry_s: float = Field(default=60, ge=0, le=86_400, description="Figures are sent so often; 0: not at all.")
     reconnect_cap_s: float = Field(default=10, ge=0.5, le=300, description="The longest wait between two tries.")
     session_expiry_s: int = Field(
         default=300, ge=0, le=604_800, description="How long the broker keeps commands for a device that is away."

@@ -42,7 +42,7 @@ def test_a_device_may_do_what_it_does_under_its_own_name_only() -> None:
     assert device("Connect", f"client/{DEVICE}")
     assert device("Subscribe", f"topicfilter/{own.command}")
     assert device("Receive", f"topic/{own.command}")
-    for topic in (own.status, own.event, own.reply(BACKEND), f"{PREFIX}/{DEVICE}/telemetry"):
+    for topic in (own.status, own.event, own.reply(BACKEND), own.telemetry):
         assert device("Publish", f"topic/{topic}")
     assert device("RetainPublish", f"topic/{own.status}")
     assert not device("RetainPublish", f"topic/{own.event}")
@@ -59,7 +59,7 @@ def test_a_backend_may_command_every_device_and_read_its_own_replies_only(name: 
     topics = Topics(name, PREFIX)
     assert backend("Connect", f"client/{BACKEND}")
     assert backend("Publish", f"topic/{topics.command}")
-    for topic in (topics.status, topics.event, topics.reply(BACKEND)):
+    for topic in (topics.status, topics.event, topics.telemetry, topics.reply(BACKEND)):
         assert backend("Receive", f"topic/{topic}")
         assert backend("Subscribe", f"topicfilter/{topic}")
         assert not backend("Publish", f"topic/{topic}")

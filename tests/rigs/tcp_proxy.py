@@ -19,6 +19,8 @@ class TcpProxy:
         self._target = target
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
+        self._near_only = False
+        self._left: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -31,14 +33,18 @@ class TcpProxy:
         assert self._server is not None
         self._server.close()
         await self.cut()
+        for far in self._left:
+            far.transport.abort()
 
-    async def cut(self) -> None:
-        """Break every connection, without a goodbye of anybody."""
+    async def cut(self, *, near_only: bool = False) -> None:
+        """Break every connection, without a goodbye of anybody. `near_only`: the broker does not notice."""
+        self._near_only = near_only
         tasks = set(self._open)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self._near_only = False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refusing:
@@ -55,7 +61,10 @@ class TcpProxy:
         finally:
             self._open.discard(task)
             writer.transport.abort()
-            far_writer.transport.abort()
+            if self._near_only:
+                self._left.append(far_writer)
+            else:
+                far_writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()

@@ -51,6 +51,24 @@ class FakeLedger:
         self.rows.pop(key, None)
 
 
+class FakeEventStore:
+    """Payloads in memory; hand it to a second daemon to restart. `puts` counts what was ever written."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[str, bytes] = {}
+        self.puts = 0
+
+    def open(self) -> list[tuple[str, bytes]]:
+        return list(self.payloads.items())
+
+    def put(self, event_id: str, payload: bytes) -> None:
+        self.payloads[event_id] = payload
+        self.puts += 1
+
+    def drop(self, event_id: str) -> None:
+        del self.payloads[event_id]
+
+
 class FakeCamera:
     def __init__(self) -> None:
         self.qualities: tuple[Quality, ...] = tuple(Quality)
@@ -146,10 +164,16 @@ class FakePeers:
 
 
 class FakeBroker:
-    """A broker link that keeps what is published; a test delivers messages by hand."""
+    """A broker link that keeps what is published; a test delivers messages by hand.
+
+    `failing`: so many publishes are not acknowledged. `gate`: none is while it is closed.
+    """
 
     def __init__(self) -> None:
         self.connected = True
+        self.failing = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.error: str | None = None
         self.published: list[Message] = []
         self.counters: Counter[str] = Counter()
@@ -162,6 +186,10 @@ class FakeBroker:
     async def publish(self, message: Message) -> None:
         if not self.connected:
             raise BrokerLost("no link")
+        if self.failing:
+            self.failing -= 1
+            raise BrokerLost("the broker did not acknowledge in time")
+        await self.gate.wait()
         self.published.append(message)
         self._came.set()
 

@@ -29,6 +29,7 @@ from edge.contract.messages import (
 from edge.contract.topics import Topics
 from edge.core.budget import CommandRates
 from edge.errors import CameraUnavailable, Rejected
+from edge.signalling import outbox
 from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
@@ -343,8 +344,18 @@ async def test_what_cannot_be_sent_without_a_broker_is_counted() -> None:
     made = MqttDoor()
     async with running(made.outbox.run):
         made.broker.connected = False
-        made.outbox.notice("camera.lost", None, {})
+        made.outbox.put(Message(REPLY_TO, b"{}"))
         assert made.counters["messages_dropped_offline"] == 1
+
+
+async def test_a_status_that_was_not_acknowledged_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_STATUS_AGAIN_S", 0.01)
+    made = MqttDoor()
+    made.broker.failing = 2
+    async with running(made.outbox.run):
+        made.outbox.link(True)
+        assert (await made.broker.sent(lambda m: m.topic == TOPICS.status))["online"] is True
+    assert made.counters["messages_lost"] == 2
 
 
 @pytest.mark.parametrize("command_id", ["\ud800", "a\ud800", "a\nb", ""])

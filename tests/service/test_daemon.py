@@ -60,23 +60,6 @@ async def until_online_is(camera: Camera, wanted: bool) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_retained_status_tells_every_kind_of_end(broker: Mosquitto, daemon: Daemon) -> None:
-    broker.start()
-    await asyncio.to_thread(daemon.start)
-    mqtt = MqttSettings(**broker.settings(tls=False))
-    async with CameraClient.connect(mqtt, "watcher") as client:
-        camera = client.camera("cam-1")
-        await until_online_is(camera, True)
-        assert await asyncio.to_thread(daemon.stop) == 0
-        await until_online_is(camera, False)
-        await asyncio.to_thread(daemon.start)
-        await until_online_is(camera, True)
-        assert daemon.process is not None
-        daemon.process.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(daemon.process.wait, 10)
-        await until_online_is(camera, False)
-
-
 async def test_by_awss_client_it_answers_commands_and_says_goodbye(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     broker = Mosquitto(tmp_path, authority=authority)
@@ -133,6 +116,8 @@ async def test_what_happens_is_told_as_events(broker: Mosquitto, daemon: Daemon)
         await camera.start("day")
         async with asyncio.timeout(10):
             told = [await anext(events) for _ in range(2)]
+            if told[0].type == "daemon.started":  # else it came before anybody listened
+                told = [told[1], await anext(events)]
     assert [(event.type, event.body) for event in told] == [
         ("stream.stopped", {"reason": "night"}),
         ("stream.started", {"reason": "day"}),

@@ -23,6 +23,7 @@ from edge.contract.messages import (
     StreamBody,
     StreamStatus,
     ViewersStatus,
+    Vitals,
 )
 from edge.core.camera_controls import Offered
 from edge.errors import CameraUnavailable, Rejected, Unavailable
@@ -80,6 +81,7 @@ class FakeStream:
             camera=self.camera,
             viewers=ViewersStatus(connected=0, limit=5),
             broker=BrokerStatus(connected=False, error="connection refused by broker:8883"),
+            vitals=Vitals(cpu_celsius=52.5, under_voltage=True, disk_free_bytes=10**9),
         )
 
 
@@ -215,3 +217,13 @@ async def test_metrics_tell_what_was_tried_for_the_camera(http: httpx.AsyncClien
     assert 'edge_camera_recoveries_total{tried="restart"} 1.0' in lines
     assert "edge_camera_stalls_total 3.0" in lines
     assert "edge_broker_connected 0.0" in lines
+
+
+async def test_metrics_tell_the_vitals_that_the_machine_has(http: httpx.AsyncClient) -> None:
+    lines = (await http.get("/metrics")).text.splitlines()
+    told = [line for line in lines if line.startswith("edge_vitals_")]
+    assert told == [
+        "edge_vitals_cpu_celsius 52.5",
+        "edge_vitals_under_voltage 1.0",
+        "edge_vitals_disk_free_bytes 1e+09",
+    ]

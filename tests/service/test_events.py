@@ -1,0 +1,226 @@
+"""Events: at least once and in order, however long the link is away, and nothing written while it is well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge.contract.codes import Code
+from edge.errors import Rejected
+from edge.signalling import events
+from edge.signalling.events import Events
+from tests.service.fakes import FakeBroker, FakeEventStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from edge.signalling.broker import Message
+
+TOPIC = "edge/v1/cam-1/event"
+FAST = 1e6
+
+
+class Device:
+    """Events between a broker and a store that a test has at hand."""
+
+    def __init__(self, store: FakeEventStore | None = None, *, publishes_per_s: float = FAST) -> None:
+        self.broker = FakeBroker()
+        self.store = store or FakeEventStore()
+        self.counters: Counter[str] = Counter()
+        self.events = Events(self.broker, TOPIC, self.store, self.counters, publishes_per_s)
+
+    def link(self, up: bool) -> None:
+        self.broker.connected = up
+        self.events.link(up)
+
+    def happens(self, *kinds: str) -> None:
+        for kind in kinds:
+            self.events.notice(kind, None, {})
+
+    def sent(self) -> list[str]:
+        return [json.loads(message.payload)["type"] for message in self.broker.published]
+
+    def kept(self) -> list[str]:
+        return [json.loads(payload)["type"] for payload in self.store.payloads.values()]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        ready = asyncio.Event()
+        task = asyncio.create_task(self.events.run(ready))
+        await ready.wait()
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for another try."""
+    monkeypatch.setattr("random.random", lambda: 0.0)
+
+
+async def test_with_a_link_they_come_in_order_and_nothing_is_written(device: Device) -> None:
+    async with device.running():
+        device.happens(*"abc")
+        await until(lambda: device.sent() == ["a", "b", "c"])
+        device.happens("d")
+        await until(lambda: device.sent() == ["a", "b", "c", "d"])
+    assert device.store.puts == 0
+    assert {message.topic for message in device.broker.published} == {TOPIC}
+
+
+async def test_without_a_link_they_are_written_down_at_once_and_come_before_newer_ones_with_their_own_times(
+    device: Device,
+) -> None:
+    async with device.running():
+        device.link(False)
+        begun = datetime.now(UTC)
+        device.happens("a", "b")
+        assert device.kept() == ["a", "b"]
+        ended = datetime.now(UTC)
+        device.link(True)
+        device.happens("c")
+        await until(lambda: device.sent() == ["a", "b", "c"])
+        await until(lambda: device.kept() == [])
+        puts = device.store.puts
+        device.happens("d")
+        await until(lambda: device.sent()[3:] == ["d"])
+        assert device.store.puts == puts, "when all is acknowledged nothing is written again"
+    told = [json.loads(message.payload) for message in device.broker.published]
+    assert all(begun <= datetime.fromisoformat(event["at"]) <= ended for event in told[:2])
+    assert len({event["id"] for event in told}) == 4
+
+
+async def test_what_waits_for_an_acknowledgement_is_written_down_soon(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_PATIENCE_S", 0.02)
+    async with device.running():
+        device.broker.gate.clear()
+        device.happens("a", "b")
+        await until(lambda: device.kept() == ["a", "b"])
+        device.happens("c")
+        assert device.kept() == ["a", "b", "c"]
+        device.broker.gate.set()
+        await until(lambda: device.sent() == ["a", "b", "c"])
+        await until(lambda: device.kept() == [])
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_was_not_acknowledged_is_sent_again_before_newer_ones(device: Device) -> None:
+    device.broker.failing = 3
+    async with device.running():
+        device.happens("a", "b")
+        await until(lambda: device.sent() == ["a", "b"])
+        assert device.store.puts == 2
+        await until(lambda: device.kept() == [])
+
+
+async def test_a_link_that_breaks_keeps_what_waits(device: Device) -> None:
+    async with device.running():
+        device.broker.gate.clear()
+        device.happens("a", "b")
+        await asyncio.sleep(0)
+        device.link(False)
+        assert device.kept() == ["a", "b"]
+
+
+async def test_they_survive_a_restart_and_come_before_what_happens_then(device: Device) -> None:
+    device.link(False)
+    async with device.running():
+        device.happens("a", "b")
+    again = Device(device.store)
+    again.happens("started")
+    async with again.running():
+        await until(lambda: again.sent() == ["a", "b", "started"])
+    assert again.kept() == []
+
+
+async def test_a_clean_stop_sends_what_it_can_and_leaves_the_rest(device: Device) -> None:
+    async with device.running():
+        device.happens("a", "b")
+    assert device.sent() == ["a", "b"]
+    assert device.store.puts == 0
+
+
+async def test_a_stop_does_not_wait_long_for_a_broker_that_says_nothing(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_GOODBYE_S", 0.05)
+    async with device.running():
+        device.broker.gate.clear()
+        device.happens("a", "b")
+    assert device.kept() == ["a", "b"]
+
+
+async def test_of_too_many_the_oldest_are_dropped_and_counted(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_LIMIT", 3)
+    device.link(False)
+    async with device.running():
+        device.happens(*"abcde")
+        assert device.kept() == ["c", "d", "e"]
+        assert device.counters["events_dropped"] == 2
+        device.link(True)
+        await until(lambda: device.sent() == ["c", "d", "e"])
+    again = Device(device.store)
+    assert again.kept() == []
+
+
+async def test_one_that_was_on_its_way_when_it_was_dropped_takes_no_other_with_it(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_LIMIT", 2)
+    async with device.running():
+        device.broker.gate.clear()
+        device.happens("a")
+        await asyncio.sleep(0)
+        device.happens("b", "c")
+        device.broker.gate.set()
+        await until(lambda: device.sent() == ["a", "b", "c"])
+
+
+async def test_one_that_will_never_fit_is_counted_and_holds_up_no_other(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = device.broker.publish
+
+    async def refusing(message: Message) -> None:
+        if b'"type":"huge"' in message.payload:
+            raise Rejected(Code.TOO_LARGE, "too large")
+        await publish(message)
+
+    monkeypatch.setattr(device.broker, "publish", refusing)
+    async with device.running():
+        device.happens("huge", "small")
+        await until(lambda: device.sent() == ["small"])
+    assert device.counters["messages_refused"] == 1
+
+
+async def test_what_gathered_takes_a_quarter_of_the_rate() -> None:
+    device = Device(publishes_per_s=80)
+    async with device.running():
+        begun_s = time.monotonic()
+        device.happens(*"abcdef")
+        await until(lambda: device.sent() == [*"abcdef"])
+        assert time.monotonic() - begun_s >= 5 / (80 / 4)
