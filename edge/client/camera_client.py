@@ -24,10 +24,8 @@ from edge.client.inbox import EventFeed, Feeds, SessionMessage, Sessions
 from edge.contract.codes import Code
 from edge.contract.messages import (
     AnswerBody,
-    CameraNoticeBody,
     CandidateBody,
     CloseBody,
-    ClosedBody,
     Command,
     ControlsBody,
     ControlsReply,
@@ -38,11 +36,13 @@ from edge.contract.messages import (
     QualityBody,
     Reply,
     SessionInfo,
+    SessionList,
     SnapshotBody,
     SnapshotReply,
     Status,
     StreamBody,
 )
+from edge.contract.replies import SESSION_MESSAGES
 from edge.contract.topics import Topics
 from edge.errors import BrokerLost, Rejected
 from edge.signalling.broker import Broker, Message
@@ -59,15 +59,6 @@ log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=BaseModel)
 _EXPIRY_S = 30
 _TIMEOUT_S = 10.0
-_SESSION_MESSAGES: dict[str, type[SessionMessage]] = {
-    "session.camera": CameraNoticeBody,
-    "session.candidate": CandidateBody,
-    "session.closed": ClosedBody,
-}
-
-
-class _SessionList(BaseModel):
-    sessions: list[SessionInfo]
 
 
 class CameraClient:
@@ -265,7 +256,7 @@ class Camera:
 
     async def sessions(self, *, token: str | None = None) -> list[SessionInfo]:
         """Who watches."""
-        return (await self._ask("session.list", EmptyBody(), token, _SessionList)).sessions
+        return (await self._ask("session.list", EmptyBody(), token, SessionList)).sessions
 
     async def start(self, reason: str | None = None, *, token: str | None = None) -> Status:
         """Let viewers in. Idempotent; the wish survives a restart of the device."""
@@ -305,8 +296,8 @@ class Camera:
         if pending is not None:
             if not pending.done():
                 pending.set_result(reply)
-        elif reply.type in _SESSION_MESSAGES:
-            self._sessions.put(_SESSION_MESSAGES[reply.type].model_validate(reply.body))
+        elif reply.type in SESSION_MESSAGES:
+            self._sessions.put(SESSION_MESSAGES[reply.type].model_validate(reply.body))
         else:
             self._client.counters["late_replies"] += 1
 
