@@ -24,10 +24,8 @@ from edge.client.inbox import EventFeed, Feeds, SessionMessage, Sessions
 from edge.contract.codes import Code
 from edge.contract.messages import (
     AnswerBody,
-    CameraNoticeBody,
     CandidateBody,
     CloseBody,
-    ClosedBody,
     Command,
     ControlsBody,
     ControlsReply,
@@ -38,13 +36,15 @@ from edge.contract.messages import (
     QualityBody,
     Reply,
     SessionInfo,
+    SessionList,
     SnapshotBody,
     SnapshotReply,
     Status,
     StreamBody,
 )
+from edge.contract.replies import SESSION_MESSAGES
 from edge.contract.topics import Topics
-from edge.errors import BrokerLost, Rejected
+from edge.errors import BrokerLost, EdgeError, Rejected
 from edge.signalling.broker import Broker, Message
 from edge.signalling.paho_broker import PahoBroker
 
@@ -59,15 +59,7 @@ log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=BaseModel)
 _EXPIRY_S = 30
 _TIMEOUT_S = 10.0
-_SESSION_MESSAGES: dict[str, type[SessionMessage]] = {
-    "session.camera": CameraNoticeBody,
-    "session.candidate": CandidateBody,
-    "session.closed": ClosedBody,
-}
-
-
-class _SessionList(BaseModel):
-    sessions: list[SessionInfo]
+_AT_ONCE = 50
 
 
 class CameraClient:
@@ -126,6 +118,24 @@ class CameraClient:
             self._cameras[device] = Camera(self, Topics(device, self._prefix))
         return self._cameras[device]
 
+    async def statuses(self, tokens: Mapping[str, str | None]) -> dict[str, Status | EdgeError]:
+        """Ask devices, each with a token of its own, how they are: by device id, or why it did not say.
+
+        For brokers that give wildcard subscriptions no retained messages (AWS IoT). From then on each camera's
+        `last_status` follows by itself.
+        """
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def ask(device: str, token: str | None) -> Status | EdgeError:
+            async with places:
+                try:
+                    return await self.camera(device).status(token=token)
+                except EdgeError as exc:
+                    return exc
+
+        answers = await asyncio.gather(*(ask(device, token) for device, token in tokens.items()))
+        return dict(zip(tokens, answers, strict=True))
+
     async def send(self, command: Command, topics: Topics) -> None:
         """Publish a command; waits for the link and for the broker's acknowledgement. For `Camera`."""
         await self._linked.wait()
@@ -180,7 +190,7 @@ class Camera:
 
     def __init__(self, client: CameraClient, topics: Topics) -> None:
         self.last_status: Status | None = None
-        """As the device last said by itself; None before it did. See `status` for one that is asked for."""
+        """As the device last said, by itself or asked by `status`; None before it did."""
         self._online = asyncio.Event()
         self._client = client
         self._topics = topics
@@ -265,7 +275,7 @@ class Camera:
 
     async def sessions(self, *, token: str | None = None) -> list[SessionInfo]:
         """Who watches."""
-        return (await self._ask("session.list", EmptyBody(), token, _SessionList)).sessions
+        return (await self._ask("session.list", EmptyBody(), token, SessionList)).sessions
 
     async def start(self, reason: str | None = None, *, token: str | None = None) -> Status:
         """Let viewers in. Idempotent; the wish survives a restart of the device."""
@@ -277,10 +287,12 @@ class Camera:
 
     async def status(self, *, token: str | None = None) -> Status:
         """What is true now."""
-        return await self._ask("status.get", EmptyBody(), token, Status)
+        status = await self._ask("status.get", EmptyBody(), token, Status)
+        self._keep_status(status)
+        return status
 
     async def online(self) -> None:
-        """Wait until the device says by itself that it listens; a command that is sent earlier may be lost."""
+        """Wait until the device says that it listens; a command that is sent earlier may be lost."""
         await self._online.wait()
 
     def events(self) -> EventFeed:
@@ -294,19 +306,22 @@ class Camera:
         elif message.topic == self._topics.event:
             self._feeds.put(Event.model_validate_json(message.payload))
         elif message.topic == self._topics.status:
-            self.last_status = Status.model_validate_json(message.payload)
-            if self.last_status.online:
-                self._online.set()
-            else:
-                self._online.clear()
+            self._keep_status(Status.model_validate_json(message.payload))
+
+    def _keep_status(self, status: Status) -> None:
+        self.last_status = status
+        if status.online:
+            self._online.set()
+        else:
+            self._online.clear()
 
     def _on_reply(self, reply: Reply) -> None:
         pending = self._pending.pop(reply.id, None)
         if pending is not None:
             if not pending.done():
                 pending.set_result(reply)
-        elif reply.type in _SESSION_MESSAGES:
-            self._sessions.put(_SESSION_MESSAGES[reply.type].model_validate(reply.body))
+        elif reply.type in SESSION_MESSAGES:
+            self._sessions.put(SESSION_MESSAGES[reply.type].model_validate(reply.body))
         else:
             self._client.counters["late_replies"] += 1
 

@@ -24,7 +24,10 @@ class _Message(BaseModel):
 
 
 class Command(_Message):
-    """The envelope of every command; `body` is checked by the type's own model."""
+    """The envelope of every command; `body` is checked by the type's own model.
+
+    `reply_to` is needed where there is no MQTT 5 response topic. `token` says for whom: a JWT that the backend signs.
+    """
 
     v: Literal[1]
     id: Id
@@ -47,7 +50,12 @@ class IceServer(_Message):
 
 
 class OfferBody(_Message):
-    """`session.offer`."""
+    """Open a session with a browser's offer.
+
+    `session`: an id that the sender chooses, so that candidates can follow at once; else the device does. `trickle`
+    false: the answer holds all of the device's candidates. `viewer` counts where authority is off; else the token's
+    `sub` is who watches.
+    """
 
     sdp: Annotated[str, Field(min_length=1)]
     session: SessionId | None = None
@@ -59,7 +67,7 @@ class OfferBody(_Message):
 
 
 class CandidateBody(_Message):
-    """`session.candidate`, both ways. `candidate` null is the end of candidates."""
+    """A candidate of one side, for the other. `candidate` null is the end of candidates."""
 
     session: SessionId
     candidate: Annotated[str, Field(max_length=512)] | None
@@ -67,14 +75,14 @@ class CandidateBody(_Message):
 
 
 class QualityBody(_Message):
-    """`session.quality`. `auto` is HD, while the device does not know the viewer's path."""
+    """Give a session the other quality. `auto` is HD, while the device does not know the viewer's path."""
 
     session: SessionId
     quality: Literal["auto", "hd", "sd"]
 
 
 class CloseBody(_Message):
-    """`session.close`."""
+    """End a session."""
 
     session: SessionId
 
@@ -93,7 +101,10 @@ class BitrateRange(_Message):
 
 
 class StreamBody(_Message):
-    """`stream.start` and `stream.stop`; the ranges are for `stream.start` alone, and hold until others are given."""
+    """Let viewers in from now on, or end all sessions and release the camera; either holds over restarts.
+
+    The ranges are for `stream.start` alone, and hold until others are given.
+    """
 
     reason: Annotated[str, Field(max_length=256)] | None = None
     hd: BitrateRange | None = None
@@ -116,7 +127,7 @@ class Zoom(_Message):
 
 
 class ControlsBody(_Message):
-    """`camera.set`: what is given is set, null is the camera's own default again, what is left out stays.
+    """Controls of the camera: what is given is set, null is the camera's own default again, what is left out stays.
 
     Which of them a camera has, and in which range, it says itself: in its refusal, and in `GET /api/v1/camera`.
     """
@@ -144,9 +155,9 @@ class ControlsBody(_Message):
 
 
 class SnapshotBody(_Message):
-    """`camera.snapshot`. `width` in pixels, at most that of HD; without it 640 over MQTT, HD's own over HTTP.
+    """Take a picture.
 
-    `quality` as of JPEG.
+    `width` in pixels, at most that of HD; without it 640 over MQTT, HD's own over HTTP. `quality` as of JPEG.
     """
 
     width: Annotated[int, Field(ge=16, le=1920)] | None = None
@@ -154,19 +165,19 @@ class SnapshotBody(_Message):
 
 
 class SnapshotReply(_Message):
-    """The reply to `camera.snapshot`."""
+    """The picture, a JPEG."""
 
     jpeg_base64: str
 
 
 class ControlsReply(_Message):
-    """The reply to `camera.set`: every control that this camera has, with the value in force; null: its own choice."""
+    """Every control that this camera has, with the value in force; null: its own choice."""
 
     controls: dict[str, Any]
 
 
 class EmptyBody(_Message):
-    """Commands that take nothing."""
+    """A question."""
 
 
 class ErrorInfo(_Message):
@@ -196,7 +207,7 @@ class Limits(_Message):
 
 
 class AnswerBody(_Message):
-    """The reply to `session.offer`."""
+    """The device's answer to an offer."""
 
     session: SessionId
     sdp: str
@@ -204,7 +215,7 @@ class AnswerBody(_Message):
 
 
 class ClosedBody(_Message):
-    """`session.closed`: the device ended the session, or says that it is gone."""
+    """A session has ended, and why."""
 
     session: SessionId
     reason: EndReason
@@ -212,7 +223,7 @@ class ClosedBody(_Message):
 
 
 class CameraNoticeBody(_Message):
-    """`session.camera`: the picture of a session stands still (`stalled`, with `code` and why), or moves again."""
+    """The picture of a session stands still (`stalled`, with `code` and why), or moves again."""
 
     session: SessionId
     state: Literal["stalled", "live"]
@@ -221,7 +232,10 @@ class CameraNoticeBody(_Message):
 
 
 class SessionFigures(_Message):
-    """One session, without who watches. Bitrate and loss are those of the last report interval."""
+    """One session, without who watches. Bitrate and loss are those of the last report interval.
+
+    `state` is answering, connecting, live or closing.
+    """
 
     session: SessionId
     state: str
@@ -236,6 +250,12 @@ class SessionInfo(SessionFigures):
     """One entry of `session.list`."""
 
     viewer: str
+
+
+class SessionList(_Message):
+    """Who watches."""
+
+    sessions: list[SessionInfo]
 
 
 class StreamStatus(_Message):

@@ -25,11 +25,13 @@ from edge.contract.messages import (
     OfferBody,
     QualityBody,
     Reply,
+    SessionList,
     SnapshotBody,
     SnapshotReply,
     Status,
     StreamBody,
 )
+from edge.contract.replies import REPLIES
 from edge.core.authority import WHO_MAY
 from edge.core.budget import Budget, CommandRates
 from edge.errors import EdgeError, Rejected
@@ -224,7 +226,7 @@ class Commands:
             return
         reply = _error(command.id, Rejected(Code.INTERNAL, "the device is shutting down"))
         try:
-            reply = await self._effect_once(command, body, caller, token)
+            reply = _ok(command, await self._effect_once(command, body, caller, token))
         except EdgeError as exc:
             self._count(exc, loud=self._error_replies.take(self._now_s()))
             reply = _error(command.id, exc)
@@ -237,7 +239,9 @@ class Commands:
             self._once.answer(sender, command, taken, payload, ok=reply.ok)
             self._send(path, payload)
 
-    async def _effect_once(self, command: Command, body: BaseModel, caller: Principal, token: Token | None) -> Reply:
+    async def _effect_once(
+        self, command: Command, body: BaseModel, caller: Principal, token: Token | None
+    ) -> BaseModel | None:
         """The effect, and what it does to the token: one opens one session."""
         if token is None or WHO_MAY[command.type].owner:
             return await self._effect(command, body, caller)
@@ -250,11 +254,11 @@ class Commands:
                 self._once.give_back(token)
             raise
 
-    async def _effect(self, command: Command, body: BaseModel, caller: Principal) -> Reply:
+    async def _effect(self, command: Command, body: BaseModel, caller: Principal) -> BaseModel | None:
+        """What the command does; the body of its reply, as `REPLIES` has it."""
         match body:
             case OfferBody():
-                answer = await self._sessions.open(body, caller, self)
-                return _ok(command.id, "session.answer", answer.model_dump(mode="json"))
+                return await self._sessions.open(body, caller, self)
             case CandidateBody():
                 await self._sessions.candidate(body, caller)
             case QualityBody():
@@ -262,26 +266,21 @@ class Commands:
             case CloseBody():
                 await self._sessions.close(body.session, caller)
             case ControlsBody():
-                controls = ControlsReply(controls=await self._camera.set(body, caller))
-                return _ok(command.id, "camera.controls", controls.model_dump(mode="json"))
+                return ControlsReply(controls=await self._camera.set(body, caller))
             case SnapshotBody():
                 if body.width is None:
                     body = body.model_copy(update={"width": _SNAPSHOT_WIDTH})
-                picture = _fitting(await self._camera.snapshot(body, caller))
-                return _ok(command.id, "camera.snapshot", picture.model_dump(mode="json"))
+                return _fitting(await self._camera.snapshot(body, caller))
             case StreamBody() if command.type == "stream.start":
                 await self._sessions.start(body, caller)
             case StreamBody():
                 await self._sessions.stop(body.reason, caller)
         return self._plain_reply(command)
 
-    def _plain_reply(self, command: Command) -> Reply:
+    def _plain_reply(self, command: Command) -> BaseModel | None:
         if command.type == "session.list":
-            listing = [info.model_dump(mode="json") for info in self._sessions.listing()]
-            return _ok(command.id, "session.list", {"sessions": listing})
-        if command.type in {"stream.start", "stream.stop", "status.get"}:
-            return _ok(command.id, "status", self._status().model_dump(mode="json"))
-        return _ok(command.id, "ok", None)
+            return SessionList(sessions=self._sessions.listing())
+        return self._status() if REPLIES[command.type].body is Status else None
 
     def _return_path(self, message: Message, received: Received) -> _ReturnPath | None:
         topic = message.response_topic or received.reply_to
@@ -321,8 +320,9 @@ def _payload(reply: Reply) -> bytes:
     return reply.model_dump_json(exclude_none=reply.body is None).encode()
 
 
-def _ok(command_id: str, kind: str, body: dict[str, Any] | None) -> Reply:
-    return Reply(id=command_id, type=kind, ok=True, body=body)
+def _ok(command: Command, body: BaseModel | None) -> Reply:
+    told = None if body is None else body.model_dump(mode="json")
+    return Reply(id=command.id, type=REPLIES[command.type].kind, ok=True, body=told)
 
 
 def _error(command_id: str, error: EdgeError) -> Reply:

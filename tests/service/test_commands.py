@@ -14,6 +14,7 @@ import pytest
 
 from edge.contract.codes import Code, EndReason
 from edge.contract.messages import (
+    BODIES,
     PAYLOAD_LIMIT_BYTES,
     AnswerBody,
     CandidateBody,
@@ -26,6 +27,7 @@ from edge.contract.messages import (
     Status,
     StreamBody,
 )
+from edge.contract.replies import REPLIES
 from edge.contract.topics import Topics
 from edge.core.budget import CommandRates
 from edge.errors import CameraUnavailable, Rejected
@@ -201,6 +203,23 @@ async def test_commands_reach_the_use_case(
     reply = await door.ask(kind, body)
     assert (reply["ok"], reply["type"]) == (True, type_)
     assert door.sessions.calls == [call]
+
+
+BODY: dict[str, dict[str, Any]] = {
+    "session.offer": {"sdp": "v=0"},
+    "session.candidate": {"session": "s1", "candidate": None},
+    "session.quality": {"session": "s1", "quality": "sd"},
+    "session.close": {"session": "s1"},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BODIES))
+async def test_every_command_is_answered_as_the_contract_says(door: MqttDoor, kind: str) -> None:
+    reply = await door.ask(kind, BODY.get(kind))
+    said = REPLIES[kind]
+    assert (reply["ok"], reply["type"]) == (True, said.kind)
+    body = said.body.model_validate(reply["body"]).model_dump(mode="json") if said.body else None
+    assert reply.get("body") == body
 
 
 async def test_questions_are_answered(door: MqttDoor) -> None:

@@ -1,0 +1,329 @@
+"""Prints the AsyncAPI 3 document: `python -m edge.contract.asyncapi > docs/asyncapi.json`.
+
+From the device's point of view: it receives commands, and sends the rest. The examples are messages of a real device
+and its backend, in docs/examples.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from edge.contract.codes import Code, EndReason
+from edge.contract.events import EVENTS
+from edge.contract.messages import (
+    BODIES,
+    COMMAND_LIMIT_BYTES,
+    LIFETIME_LIMIT_S,
+    PAYLOAD_LIMIT_BYTES,
+    RESERVED,
+    Command,
+    ErrorInfo,
+    Event,
+    Reply,
+    Status,
+    Telemetry,
+)
+from edge.contract.replies import REPLIES, SESSION_MESSAGES
+from edge.contract.topics import DEVICE_ID, Topics
+from edge.core.authority import WHO_MAY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pydantic import BaseModel
+
+Json = dict[str, Any]
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples.json"
+_TOPICS = Topics("{device}")
+_BINDING = "0.2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What tells how the device is: a channel with one kind of message, which has no type."""
+
+    name: str
+    address: str
+    model: type[BaseModel]
+    retain: bool
+
+
+_STATES = (
+    _State("status", _TOPICS.status, Status, retain=True),
+    _State("telemetry", _TOPICS.telemetry, Telemetry, retain=False),
+)
+
+
+class _Schema(GenerateJsonSchema):
+    """A field's name says it; a title made of it says nothing more."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        del schema
+        return False
+
+
+class _Document:
+    """The parts that refer to each other, while they are made."""
+
+    def __init__(self, examples: Mapping[str, Json]) -> None:
+        self.channels: Json = {}
+        self.operations: Json = {}
+        self.messages: Json = {}
+        self._examples = examples
+        told = [kind.body for kind in REPLIES.values() if kind.body is not None]
+        bodies = [*BODIES.values(), *told, *SESSION_MESSAGES.values(), *EVENTS.values()]
+        models: list[type[BaseModel]] = [Command, Reply, ErrorInfo, Event, *bodies, *(each.model for each in _STATES)]
+        self._refs, made = models_json_schema(
+            [(model, "validation") for model in dict.fromkeys(models)],
+            ref_template="#/components/schemas/{model}",
+            schema_generator=_Schema,
+        )
+        self.schemas: Json = made["$defs"]
+        self.schemas["Code"]["description"] = _meanings(f"{code}: {code.when}; {code.remedy}." for code in Code)
+        self.schemas["EndReason"]["description"] = _meanings(f"{reason}: {reason.when}." for reason in EndReason)
+
+    def channel(self, name: str, address: str, description: str, messages: Iterable[str]) -> None:
+        parameters = {key: _PARAMETERS[key] for key in _PARAMETERS if f"{{{key}}}" in address}
+        listed = {key: {"$ref": f"#/components/messages/{key}"} for key in messages}
+        self.channels[name] = {
+            "address": address,
+            "description": description,
+            "messages": listed,
+            "parameters": parameters,
+        }
+
+    def operation(
+        self, name: str, action: str, channel: str, messages: Iterable[str], more: Json, *, retain: bool = False
+    ) -> None:
+        self.operations[name] = {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{channel}"},
+            "messages": _in_channel(channel, messages),
+            "bindings": {"mqtt": {"qos": 1, "retain": retain, "bindingVersion": _BINDING}},
+            **more,
+        }
+
+    def message(self, key: str, name: str, summary: str, payload: Json, **more: object) -> str:
+        """A message, with what was recorded of it; its key."""
+        examples = [
+            {"name": example, "payload": recorded["message"]}
+            for example, recorded in self._examples.items()
+            if message_key(recorded["topic"], recorded["message"]) == key
+        ]
+        self.messages[key] = {"name": name, "title": name, "summary": summary, "payload": payload, **more}
+        if examples:
+            self.messages[key]["examples"] = examples
+        return key
+
+    def ref(self, model: type[BaseModel]) -> Json:
+        return dict(self._refs[model, "validation"])
+
+    def envelope(self, model: type[BaseModel], required: list[str], **fields: Json) -> Json:
+        """An envelope of which some fields are known more closely."""
+        return {"allOf": [self.ref(model), {"type": "object", "properties": fields, "required": required}]}
+
+
+def document(examples: Mapping[str, Json]) -> Json:
+    """The whole document. `examples`: messages by name, each with its `topic`."""
+    made = _Document(examples)
+    _commands(made)
+    _session_messages(made)
+    _events(made)
+    for state in _STATES:
+        told = _first_line(state.model)
+        made.message(state.name, state.name, told, made.ref(state.model))
+        made.channel(state.name, state.address, told, [state.name])
+        made.operation(f"send.{state.name}", "send", state.name, [state.name], {}, retain=state.retain)
+    return {
+        "asyncapi": "3.0.0",
+        "info": _INFO,
+        "defaultContentType": "application/json",
+        "servers": {"broker": _SERVER},
+        "channels": made.channels,
+        "operations": made.operations,
+        "components": {
+            "messages": made.messages,
+            "schemas": made.schemas,
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
+    }
+
+
+def message_key(topic: str, message: Mapping[str, Any]) -> str:
+    """Which of the document's messages this is, by its topic and type."""
+    channel = topic.split("/")[Topics("").command.count("/")]
+    return f"{channel}.{message['type']}" if "type" in message else channel
+
+
+def _commands(made: _Document) -> None:
+    error = made.message(
+        "reply.error",
+        "error",
+        "Why a command was refused; nothing changed.",
+        made.envelope(Reply, ["v", "error"], type=_const("error"), ok=_const(False), error=made.ref(ErrorInfo)),
+        **_CORRELATED,
+    )
+    for reply in dict.fromkeys(REPLIES.values()):
+        fields: Json = {"type": _const(reply.kind), "ok": _const(True)}
+        if reply.body is not None:
+            fields["body"] = made.ref(reply.body)
+        required = ["v", "body"] if reply.body else ["v"]
+        summary = _first_line(reply.body) if reply.body else "It took effect."
+        payload = made.envelope(Reply, required, **fields)
+        made.message(f"reply.{reply.kind}", reply.kind, summary, payload, **_CORRELATED)
+    for kind, body in BODIES.items():
+        needed = ["body"] if any(field.is_required() for field in body.model_fields.values()) else []
+        payload = made.envelope(Command, needed, type=_const(kind), body=made.ref(body))
+        made.message(f"command.{kind}", kind, _first_line(body), payload, **_ANSWERED)
+    replies = [*dict.fromkeys(f"reply.{reply.kind}" for reply in REPLIES.values()), error]
+    told = [f"reply.{kind}" for kind in SESSION_MESSAGES]
+    made.channel("command", _TOPICS.command, _COMMAND, [f"command.{kind}" for kind in BODIES])
+    made.channel("reply", _TOPICS.reply("{client}"), _REPLY, [*replies, *told])
+    for kind in BODIES:
+        right = WHO_MAY[kind]
+        answers = _in_channel("reply", [f"reply.{REPLIES[kind].kind}", error])
+        made.operation(
+            kind,
+            "receive",
+            "command",
+            [f"command.{kind}"],
+            {
+                "reply": {"channel": {"$ref": "#/channels/reply"}, "messages": answers},
+                "security": [{"$ref": "#/components/securitySchemes/token"}],
+                # Which scope the token needs; with `owner`, who opened the session may as well, without a token too.
+                "x-who-may": {"scope": right.scope, "owner": right.owner},
+            },
+        )
+
+
+def _session_messages(made: _Document) -> None:
+    for kind, body in SESSION_MESSAGES.items():
+        fields = {"type": _const(kind), "ok": _const(True), "body": made.ref(body)}
+        made.message(f"reply.{kind}", kind, _first_line(body), made.envelope(Reply, ["v", "body"], **fields))
+    made.operation(
+        "send.session",
+        "send",
+        "reply",
+        [f"reply.{kind}" for kind in SESSION_MESSAGES],
+        {"description": "About a session, to the reply client that opened it."},
+    )
+
+
+def _events(made: _Document) -> None:
+    keys = [
+        made.message(
+            f"event.{kind}",
+            kind,
+            _first_line(body),
+            made.envelope(Event, [], type=_const(kind), body=made.ref(body)),
+        )
+        for kind, body in EVENTS.items()
+    ]
+    made.channel("event", _TOPICS.event, "What happened; also while the link was away.", keys)
+    made.operation("send.event", "send", "event", keys, {})
+
+
+def _in_channel(channel: str, messages: Iterable[str]) -> list[Json]:
+    return [{"$ref": f"#/channels/{channel}/messages/{key}"} for key in messages]
+
+
+def _const(value: object) -> Json:
+    return {"const": value}
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().split("\n")[0]
+
+
+def _meanings(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+_COMMAND = (
+    f"One command a message, at most {COMMAND_LIMIT_BYTES} bytes. It takes effect once, however often it is delivered: "
+    "the same sender and `id` gets the same reply again. `id` is the sender's and unique; `expires_at` is at most "
+    f"{LIFETIME_LIMIT_S} s ahead. A command whose reply topic is not allowed changes nothing and is not answered. "
+    f"Reserved, and answered with `unsupported`: {', '.join(sorted(RESERVED))}."
+)
+_REPLY = (
+    "The replies to one backend client, and what the device tells it about its sessions. The reply to a command goes "
+    "to its MQTT 5 response topic, or else to its `reply_to`: that has to be this address. A reply has the `id` of its "
+    "command; what the device tells by itself has an id of its own, and `body.session`."
+)
+_PARAMETERS: Json = {
+    "device": {"description": f"The device id, which is its MQTT client id and AWS thing name: {DEVICE_ID}"},
+    "client": {"description": "A name of the backend's own: 1 to 64 of letters, digits, `_`, `.`, `:` and `-`"},
+}
+_INFO: Json = {
+    "title": "edge-streamer over MQTT",
+    "version": "1",
+    "description": (
+        "What a backend and a device say to each other: JSON, at QoS 1. Unknown fields are to be ignored. `edge/v1` is "
+        "the device's setting mqtt.prefix; a new major version of this contract has a new prefix. On MQTT 3.1.1 there "
+        "is no response topic and no correlation data: `reply_to` and `id` do the same. For people: docs/backend.md."
+    ),
+    "license": {"name": "MIT"},
+}
+_SERVER: Json = {
+    "host": "broker.example.com:8883",
+    "protocol": "secure-mqtt",
+    "protocolVersion": "5",
+    "description": "Your broker; MQTT 3.1.1 will do. The bindings are those of the device's link.",
+    "security": [{"$ref": "#/components/securitySchemes/certificate"}, {"$ref": "#/components/securitySchemes/user"}],
+    "bindings": {
+        "mqtt": {
+            "clientId": "{device}",
+            "cleanSession": False,
+            "lastWill": {
+                "topic": _TOPICS.status,
+                "qos": 1,
+                "message": "The status, with `online` false.",
+                "retain": True,
+            },
+            "keepAlive": 30,
+            "sessionExpiryInterval": 300,
+            "maximumPacketSize": PAYLOAD_LIMIT_BYTES,
+            "bindingVersion": _BINDING,
+        }
+    },
+}
+_SECURITY_SCHEMES: Json = {
+    "certificate": {"type": "X509", "description": "A client certificate; with AWS IoT, a thing's."},
+    "user": {"type": "userPassword", "description": "Where the broker asks for them."},
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": (
+            "Not in a header: the command's field `token`, a JWT (EdDSA or ES256) that the backend signs, see "
+            "docs/authority.md."
+        ),
+    },
+}
+_CORRELATION: Json = {"type": "string", "description": "That of the command, where it had some."}
+_CORRELATED: Json = {
+    "correlationId": {"location": "$message.payload#/id"},
+    "bindings": {"mqtt": {"correlationData": _CORRELATION, "bindingVersion": _BINDING}},
+}
+_RESPONSE_TOPIC: Json = {"type": "string", "description": "The reply topic; goes before `reply_to`."}
+_ANSWERED: Json = {
+    "correlationId": {"location": "$message.payload#/id"},
+    "bindings": {
+        "mqtt": {
+            "responseTopic": _RESPONSE_TOPIC,
+            "correlationData": {"type": "string", "description": "Comes back with the reply."},
+            "bindingVersion": _BINDING,
+        }
+    },
+}
+
+if __name__ == "__main__":
+    json.dump(document(json.loads(EXAMPLES.read_text())), sys.stdout, indent=2)
+    print()  # noqa: T201  the document's last line
