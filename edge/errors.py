@@ -44,7 +44,9 @@ class CameraUnavailable(Unavailable):
 
 
 class BrokerLost(Unavailable):
-    """The broker cannot be reached, or the link to it broke."""
+    """The broker cannot be reached, or the link to it broke. `retry_after_s`: a new try waits at least this."""
+
+    retry_after_s: float = 0.0
 
 
 class Rejected(EdgeError):

@@ -12,7 +12,12 @@ from edge.signalling.linked_broker import Link, LinkedBroker, opened
 from edge.signalling.reach import in_thread, knock, telling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from awscrt.io import ClientBootstrap
+
+    from edge.signalling.broker import Message
+    from edge.signalling.settings import MqttSettings
 
 
 class AwsBroker(LinkedBroker):
@@ -37,22 +42,15 @@ class AwsBroker(LinkedBroker):
         finally:
             self._bootstrap = None
 
-    async def _open(self) -> Link:
+    async def _open(
+        self, settings: MqttSettings, client_id: str, will: Message | None, receive: Callable[[Message], None]
+    ) -> Link:
         if self._in_doubt:
-            with telling(self._settings):
-                async with asyncio.timeout(2 * self._settings.connect_timeout_s + 1):
-                    await in_thread(lambda: knock(self._settings), lambda: None)
+            with telling(settings):
+                async with asyncio.timeout(2 * settings.connect_timeout_s + 1):
+                    await in_thread(lambda: knock(settings), lambda: None)
         self._in_doubt = True
-        link = await opened(
-            AwsLink(
-                self._settings,
-                self._client_id,
-                self._will,
-                self._receive,
-                on_lost=self._lose,
-                bootstrap=self._bootstrap,
-            )
-        )
+        link = await opened(AwsLink(settings, client_id, will, receive, on_lost=self._lose, bootstrap=self._bootstrap))
         self._in_doubt = False
         return link
 

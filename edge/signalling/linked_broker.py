@@ -14,6 +14,7 @@ from edge.contract.codes import Code
 from edge.core.backoff import Backoff
 from edge.core.publish_limits import oversize, publish_budget
 from edge.errors import BrokerLost, Rejected
+from edge.signalling.provisioning import Provisioning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,10 @@ class LinkedBroker(ABC):
 
     The broker sends those before it grants the subscriptions: they are held (the `_HELD` newest; `dropped` counts the
     others) until the link is told, so that who takes one can answer it.
+
+    With a claim in the settings, a device that has no certificate gets one first; a client id is then a thing's name.
+
+    Raises: ConfigInvalid: a certificate has to be got and cannot be kept.
     """
 
     _first_wait_s: ClassVar[float] = 0.5
@@ -92,6 +97,7 @@ class LinkedBroker(ABC):
         self._will = will
         self._on_message: Callable[[Message], None] = lambda _: None
         self._on_link: Callable[[bool], None] = lambda _: None
+        self._provisioning = Provisioning(settings, settings.claim, client_id) if settings.claim else None
         self._link: Link | None = None
         self._up_since_s: float | None = None
         self._held: deque[Message] = deque()
@@ -134,26 +140,31 @@ class LinkedBroker(ABC):
         backoff = Backoff(self._first_wait_s, self._settings.reconnect_cap_s, self._least_wait_s)
         told = ""
         while True:
+            least_s = 0.0
             try:
                 await self._connect_and_serve()
             except BrokerLost as exc:
-                self.error = exc.message
+                self.error, least_s = exc.message, exc.retry_after_s
             # A link that held starts the waits anew; one that is lost at once, as by a clash of client ids, does not.
             if self._up_since_s is not None and time.monotonic() - self._up_since_s > _STEADY_S:
                 backoff.reset()
-            wait_s = backoff.next_s(random.random())  # noqa: S311  jitter
+            wait_s = max(least_s, backoff.next_s(random.random()))  # noqa: S311  jitter
             log.log(logging.WARNING if told != self.error else logging.DEBUG, "%s; again in %.1f s", self.error, wait_s)
             told = self.error or ""
             await asyncio.sleep(wait_s)
 
     @abstractmethod
-    async def _open(self) -> Link:
-        """A new open link, which gives what comes to `_receive`. Raises: BrokerLost."""
+    async def _open(
+        self, settings: MqttSettings, client_id: str, will: Message | None, receive: Callable[[Message], None]
+    ) -> Link:
+        """A new open link, which gives what comes to `receive`. Raises: BrokerLost."""
 
     async def _connect_and_serve(self) -> None:
         """Make the link and keep it until it is lost (BrokerLost) or this is cancelled (clean disconnect)."""
         self._up_since_s = None
-        link = await self._open()
+        if self._provisioning is not None:
+            await self._provisioning.ensure(self._open)
+        link = await self._open(self._settings, self._client_id, self._will, self._receive)
         try:
             await link.subscribe(self._subscriptions)
             self._link = link

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge.signalling.linked_broker import Link, LinkedBroker, opened
 from edge.signalling.paho_link import PahoLink, VersionRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge.signalling.broker import Message
+    from edge.signalling.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 
@@ -15,13 +22,12 @@ log = logging.getLogger(__name__)
 class PahoBroker(LinkedBroker):
     """Only the connecting (name look-up, TCP, TLS) runs in a thread of its own; all else runs in the event loop."""
 
-    async def _open(self) -> Link:
-        if self._settings.version != "3.1.1":
+    async def _open(
+        self, settings: MqttSettings, client_id: str, will: Message | None, receive: Callable[[Message], None]
+    ) -> Link:
+        if settings.version != "3.1.1":
             try:
-                return await self._try(MQTTProtocolVersion.MQTTv5)
+                return await opened(PahoLink(settings, client_id, MQTTProtocolVersion.MQTTv5, will, receive))
             except VersionRefused as exc:
                 log.info("MQTT 5: %s; trying 3.1.1", exc.message)
-        return await self._try(MQTTProtocolVersion.MQTTv311)
-
-    async def _try(self, version: MQTTProtocolVersion) -> Link:
-        return await opened(PahoLink(self._settings, self._client_id, version, self._will, self._receive))
+        return await opened(PahoLink(settings, client_id, MQTTProtocolVersion.MQTTv311, will, receive))

@@ -81,7 +81,7 @@ class PahoLink:
             CallbackAPIVersion.VERSION2,
             client_id,
             # On MQTT 5 the session's life is its expiry, and a new connection goes on with it.
-            clean_session=None if self._v5 else False,
+            clean_session=None if self._v5 else settings.session_expiry_s == 0,
             protocol=version,
             reconnect_on_failure=False,
         )

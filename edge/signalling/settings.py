@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from edge.contract.topics import TOPIC_PREFIX
 
@@ -24,11 +24,30 @@ def _credential(value: object) -> object:
     name = value.removeprefix("credential:")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError("a credential's name has letters, digits, _, - and . only")
-    return Path(os.environ.get("CREDENTIALS_DIRECTORY", _CREDENTIALS)) / name
+    return _credentials() / name
+
+
+def _credentials() -> Path:
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY", _CREDENTIALS))
 
 
 SecretFile = Annotated[Path, BeforeValidator(_credential)]
 """A path, or `credential:NAME`."""
+
+_Parameter = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class ClaimSettings(BaseModel):
+    """`mqtt.claim`: how a device that has no certificate yet gets one of AWS IoT."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: str = Field(pattern=r"^[A-Za-z0-9_-]{1,36}$", description="The name of the provisioning template.")
+    cert_file: SecretFile = Field(description="The claim certificate, the same on every device.")
+    key_file: SecretFile = Field(description="The private key of the claim certificate.")
+    parameters: dict[_Parameter, _Parameter] = Field(
+        default={}, max_length=20, description="Of the template, besides SerialNumber, which is the device's id."
+    )
 
 
 class MqttSettings(BaseModel):
@@ -48,6 +67,9 @@ class MqttSettings(BaseModel):
     )
     cert_file: SecretFile | None = Field(default=None, description="The device's certificate.")
     key_file: SecretFile | None = Field(default=None, description="The private key of the certificate.")
+    claim: ClaimSettings | None = Field(
+        default=None, description="With it, cert_file and key_file are where a device puts its own, got by this claim."
+    )
     username: str | None = Field(default=None, min_length=1)
     password_file: SecretFile | None = Field(
         default=None, description="A file that holds the password and nothing else."
@@ -89,6 +111,8 @@ class MqttSettings(BaseModel):
     def _goes_together(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file go together")
+        if self.claim is not None:
+            self._can_keep_its_own(self.claim)
         if self.password_file is not None and self.username is None:
             raise ValueError("password_file needs username")
         if not self.tls and (self.ca_file or self.cert_file):
@@ -96,3 +120,14 @@ class MqttSettings(BaseModel):
         if self.by_aws and (self.cert_file is None or self.username is not None or self.version == "3.1.1"):
             raise ValueError("the aws client takes cert_file and key_file, no username, and MQTT 5 (or: client = paho)")
         return self
+
+    def _can_keep_its_own(self, claim: ClaimSettings) -> None:
+        if self.cert_file is None or self.key_file is None:
+            raise ValueError("claim needs cert_file and key_file: where the device puts its own")
+        files = [self.cert_file, self.key_file, claim.cert_file, claim.key_file]
+        if len(set(files)) < len(files):
+            raise ValueError("with claim, cert_file, key_file and the claim's two are four files")
+        if self.cert_file.parent != self.key_file.parent:
+            raise ValueError("with claim, cert_file and key_file are in one directory")
+        if self.cert_file.parent == _credentials():
+            raise ValueError("with claim, cert_file and key_file are written: they cannot be credentials")

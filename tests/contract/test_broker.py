@@ -162,6 +162,18 @@ async def test_what_is_published_while_a_client_is_away_waits_for_it(setting: Se
     await client.stop()
 
 
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_without_a_session_nothing_waits(setting: Setting) -> None:
+    await setting.up()
+    async with setting.linked("one", "a/b", session_expiry_s=0):
+        pass
+    async with setting.linked("two") as two:
+        await two.broker.publish(Message("a/b", b"for nobody"))
+        async with setting.linked("one", "a/b", session_expiry_s=0) as one:
+            await two.broker.publish(Message("a/b", b"for one"))
+            assert (await asyncio.wait_for(one.came.get(), 5)).payload == b"for one"
+
+
 @pytest.mark.parametrize("setting", TLS, indirect=True)
 async def test_of_too_much_that_waited_the_newest_is_kept_and_the_rest_counted(
     setting: Setting, monkeypatch: pytest.MonkeyPatch

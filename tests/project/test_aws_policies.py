@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from edge.contract.topics import Topics
+from edge.signalling.provisioning import CREATE, answer_topics, claim_client_id, register_topic
 from tests.project.test_imports import ROOT
 
 ARN = "arn:aws:iot:REGION:ACCOUNT:"
 DEVICE, OTHER, BACKEND = "cam-1", "cam-2", "bff-7"
 PREFIX = "edge/v1"
+TEMPLATE = "edge-camera"
 
 
 def allowed(policy: str, thing: str, action: str, resource: str) -> bool:
@@ -73,3 +75,39 @@ def test_only_a_thing_whose_certificate_is_attached_may_connect(policy: str) -> 
     statements = json.loads((ROOT / "docs/aws" / policy).read_text())["Statement"]
     (connecting,) = [each for each in statements if each["Action"] == "iot:Connect"]
     assert connecting["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
+
+
+def test_a_claim_may_ask_for_a_certificate_and_nothing_else() -> None:
+    requests = (CREATE, register_topic(TEMPLATE))
+    answers = [answer for request in requests for answer in answer_topics(request)]
+    told = {
+        *(("iot:Publish", f"topic/{topic}") for topic in requests),
+        *(("iot:Subscribe", f"topicfilter/{topic}") for topic in answers),
+        *(("iot:Receive", f"topic/{topic}") for topic in answers),
+    }
+    statements = json.loads((ROOT / "docs/aws/claim-policy.json").read_text())["Statement"]
+    (connecting, *others) = statements
+    assert {each["Effect"] for each in statements} == {"Allow"}
+    assert {(each["Action"], name.removeprefix(ARN)) for each in others for name in each["Resource"]} == told
+
+    def claim(client: str) -> bool:
+        return allowed("claim-policy.json", "", "Connect", f"client/{client}")
+
+    assert connecting["Action"] == "iot:Connect"
+    assert claim(claim_client_id(DEVICE))
+    # Not even of a device whose id begins alike.
+    assert not any(claim(name) for name in (DEVICE, BACKEND, f"claim-{DEVICE}", "claim"))
+
+
+def test_the_template_makes_the_thing_that_a_device_is_and_gives_it_the_devices_policy() -> None:
+    template = json.loads((ROOT / "docs/aws/provisioning-template.json").read_text())
+    parts = {part["Type"].removeprefix("AWS::IoT::"): part["Properties"] for part in template["Resources"].values()}
+    assert parts == {
+        "Thing": {"ThingName": {"Ref": "SerialNumber"}},
+        "Certificate": {"CertificateId": {"Ref": "AWS::IoT::Certificate::Id"}, "Status": "Active"},
+        "Policy": {"PolicyName": "edge-device"},
+    }
+    assert set(template["Parameters"]) == {"SerialNumber", "AWS::IoT::Certificate::Id"}
+    page = (ROOT / "docs/aws-iot.md").read_text()
+    for line in ("create-policy --policy-name edge-device", f"create-provisioning-template --template-name {TEMPLATE}"):
+        assert line in page

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from edge.settings import Settings, load_settings
+from edge.signalling.settings import MqttSettings
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "config" / "edge-streamer.toml"
@@ -33,6 +34,11 @@ def test_the_sample_shows_every_setting_and_no_other() -> None:
         name: set(field.annotation.model_fields) for name, field in Settings.model_fields.items() if field.annotation
     }
     assert shown == model
+
+
+def test_the_claim_that_is_shown_fits() -> None:
+    shown = with_comments_on()["mqtt"]["claim"]
+    assert MqttSettings.model_validate({**tomllib.loads(SAMPLE.read_text())["mqtt"], "claim": shown}).claim
 
 
 def test_what_is_commented_out_stands_there_with_its_default() -> None:

@@ -15,6 +15,8 @@ from cryptography.x509.oid import NameOID
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
 
 class Authority:
     """Makes certificates in a directory; `ca_file` is what the other side has to know."""
@@ -23,7 +25,9 @@ class Authority:
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._certificate = self._build(self._name, self._key, timedelta(days=-1), timedelta(days=1), ca=True)
+        self._certificate = self._build(
+            self._name, self._key.public_key(), timedelta(days=-1), timedelta(days=1), ca=True
+        )
         self.ca_file = directory / f"{name}.pem"
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -33,7 +37,7 @@ class Authority:
         """A certificate and its key, for 127.0.0.1, localhost and the name; `since` and `until` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._build(subject, key, since, until, ca=False)
+        certificate = self._build(subject, key.public_key(), since, until, ca=False)
         cert_file, key_file = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
@@ -42,6 +46,12 @@ class Authority:
             ),
         )
         return cert_file, key_file
+
+    def sign(self, request: x509.CertificateSigningRequest) -> str:
+        """The certificate that is asked for, in PEM."""
+        key = request.public_key()
+        certificate = self._build(request.subject, key, timedelta(days=-1), timedelta(days=1), ca=False)
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def server_context(self) -> ssl.SSLContext:
         """Of a server on 127.0.0.1 that wants certificates of this authority."""
@@ -52,7 +62,7 @@ class Authority:
         return context
 
     def _build(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, since: timedelta, until: timedelta, *, ca: bool
+        self, subject: x509.Name, key: CertificatePublicKeyTypes, since: timedelta, until: timedelta, *, ca: bool
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -60,7 +70,7 @@ class Authority:
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
-            .public_key(key.public_key())
+            .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + since)
             .not_valid_after(now + until)

@@ -23,7 +23,10 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """`authority`: TLS, and only clients with its certificates. `identity`: its own. `user`: (name, password)."""
+    """`authority`: TLS, and only clients with its certificates. `identity`: its own. `user`: (name, password).
+
+    `access`: the lines of an access list, where a certificate's common name is the user.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Mosquitto:
         authority: Authority | None = None,
         identity: tuple[Path, Path] | None = None,
         user: tuple[str, str] | None = None,
+        access: str | None = None,
         persistence: bool = False,
     ) -> None:
         self.port = free_port()
@@ -47,6 +51,9 @@ class Mosquitto:
             passwords = directory / "passwords"
             subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), *user], check=True, capture_output=True)
             lines.append(f"password_file {passwords}")
+        if access is not None:
+            (directory / "access").write_text(access)
+            lines.append(f"acl_file {directory}/access")
         if persistence:
             lines += ["persistence true", f"persistence_location {directory}/", "autosave_on_changes true"]
             lines.append("autosave_interval 1")

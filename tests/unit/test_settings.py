@@ -125,6 +125,38 @@ def test_a_credential_of_systemd_is_a_file(tmp_path: Path, monkeypatch: pytest.M
     assert fault.startswith("mqtt.key_file: ")
 
 
+CLAIM = 'claim = { template = "edge-camera", cert_file = "credential:claim.pem", key_file = "/etc/claim.key" }'
+
+
+def test_a_claim_needs_none_of_the_files_to_be_there(tmp_path: Path) -> None:
+    claim = load_settings(file(tmp_path, LEAST.replace("[auth]", f"{CLAIM}\n[auth]"))).mqtt.claim
+    assert claim is not None
+    assert str(claim.cert_file) == "/run/credentials/edge-streamer.service/claim.pem"
+    assert (claim.template, claim.parameters) == ("edge-camera", {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("/etc/key.pem", "credential:device.key", "in one directory"),
+        ("/etc/cert.pem", "/etc/key.pem", "four files"),
+        ("/etc/claim.key", "/etc/key.pem", "four files"),
+        ('cert_file = "/etc/cert.pem"\nkey_file = "/etc/key.pem"\n', "", "claim needs cert_file and key_file"),
+        (', key_file = "/etc/claim.key"', "", "mqtt.claim.key_file: Field required"),
+        ("edge-camera", "edge/+", "mqtt.claim.template: "),
+    ],
+)
+def test_a_claim_that_does_not_fit_is_told(tmp_path: Path, old: str, new: str, words: str) -> None:
+    (fault,) = faults(tmp_path, LEAST.replace("[auth]", f"{CLAIM}\n[auth]").replace(old, new))
+    assert words in fault
+
+
+def test_what_a_claim_brings_is_not_put_among_credentials(tmp_path: Path) -> None:
+    text = LEAST.replace("/etc/key.pem", "credential:device.key").replace("/etc/cert.pem", "credential:device.pem")
+    (fault,) = faults(tmp_path, text.replace("[auth]", f"{CLAIM}\n[auth]"))
+    assert fault == "mqtt: with claim, cert_file and key_file are written: they cannot be credentials"
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

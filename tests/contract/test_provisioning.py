@@ -1,0 +1,246 @@
+"""Provisioning by claim, by both clients, at a mosquitto where a claim may do no more than at AWS IoT."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edge.daemon import make_broker
+from edge.errors import BrokerLost
+from edge.signalling import provisioning
+from edge.signalling.broker import Broker, Message
+from edge.signalling.provisioning import CREATE
+from edge.signalling.settings import ClaimSettings, MqttSettings
+from tests.rigs.aws_provisioning import REGISTER, TEMPLATE, AwsProvisioning, accepted, claim_broker, rejected
+from tests.rigs.certificates import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.rigs.mosquitto import Mosquitto
+
+    Fields = dict[str, Any]
+
+
+class Device:
+    """A device's link to the broker, and what it has on disk."""
+
+    def __init__(self, directory: Path, broker: Mosquitto, authority: Authority, client: str) -> None:
+        self.cert_file, self.key_file = directory / "own" / "device.pem", directory / "own" / "device.key"
+        cert_file, key_file = authority.issue("claim")
+        self.settings = MqttSettings(
+            **broker.settings(ca_file=authority.ca_file, client=client, reconnect_cap_s=0.5, connect_timeout_s=2),
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            claim=ClaimSettings(template=TEMPLATE, cert_file=cert_file, key_file=key_file, parameters={"Site": "roof"}),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Broker]:
+        broker = make_broker(self.settings, "cam-1", ("edge/v1/cam-1/command",), Message("edge/v1/cam-1/status", b""))
+        task = asyncio.create_task(broker.run(asyncio.Event()))
+        try:
+            yield broker
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, authority: Authority) -> AsyncIterator[Mosquitto]:
+    made = claim_broker(tmp_path, authority)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def service(broker: Mosquitto, authority: Authority) -> AsyncIterator[AwsProvisioning]:
+    async with AwsProvisioning(broker, authority) as made:
+        yield made
+
+
+@pytest.fixture(params=["aws", "paho"])
+def device(request: pytest.FixtureRequest, tmp_path: Path, broker: Mosquitto, authority: Authority) -> Device:
+    return Device(tmp_path, broker, authority, request.param)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_LEAST_WAIT_S"):
+        monkeypatch.setattr(provisioning, name, 0.1)
+
+
+async def until(true: Callable[[], object], timeout_s: float = 20) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_first_start_gets_a_certificate_and_the_next_ones_use_it(
+    device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for _ in range(2):
+        async with device.running() as link:
+            await until(lambda: link.connected)
+            # The broker's access list lets the certificate of cam-1 do this, and nobody else's.
+            await link.publish(Message("edge/v1/cam-1/event", b"hello"))
+    assert [message.topic for message in service.received] == [CREATE, REGISTER]
+    assert service.requests(REGISTER)[0]["parameters"] == {"SerialNumber": "cam-1", "Site": "roof"}
+    files = (device.cert_file, device.key_file)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (device.cert_file.parent, *files)] == [0o700, 0o600, 0o600]
+    assert sorted(device.cert_file.parent.iterdir()) == sorted(files)
+
+    key = serialization.load_pem_private_key(device.key_file.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert (key.curve.name, service.things) == ("secp256r1", {"cam-1": key.public_key()})
+    sent = b"".join(message.payload for message in service.received) + caplog.text.encode()
+    number = key.private_numbers().private_value
+    for secret in (*device.key_file.read_bytes().splitlines()[1:-1], f"{number:x}".encode(), str(number).encode()):
+        assert secret not in sent
+    assert service.tokens[0] not in caplog.text
+
+
+async def test_a_claim_may_do_nothing_else(device: Device) -> None:
+    claim = device.settings.claim
+    assert claim is not None
+    # Whoever has stolen it, and says that it is a device.
+    stolen = device.settings.model_copy(update={"cert_file": claim.cert_file, "key_file": claim.key_file})
+    device.settings = stolen.model_copy(update={"claim": None, "version": "5"})
+    others = ("edge/v1/cam-1/status", "edge/v1/cam-2/command", f"{CREATE}/accepted", f"{REGISTER}s")
+    async with device.running() as link:
+        await until(lambda: link.connected)
+        for topic in others:
+            with pytest.raises(BrokerLost, match=r"(?i)not authorized"):
+                await link.publish(Message(topic, b"x"))
+
+
+def another_key(fields: Fields) -> tuple[str, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    given = x509.load_pem_x509_certificate(fields["certificatePem"].encode())
+    builder = x509.CertificateBuilder(
+        given.issuer, given.subject, key.public_key(), 1, given.not_valid_before_utc, given.not_valid_after_utc
+    )
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    return accepted({**fields, "certificatePem": pem})
+
+
+CASES: list[tuple[str, Callable[[Fields], tuple[str, bytes] | None], str]] = [
+    (
+        CREATE,
+        lambda _: rejected(429, "Throttled", "slow\ndown"),
+        "create-from-csr/json/rejected: 429 Throttled: slow down",
+    ),
+    (CREATE, lambda _: ("rejected", b"\xff"), "create-from-csr/json/rejected cannot be used"),
+    (CREATE, lambda _: ("accepted", b"{}"), "create-from-csr/json/accepted cannot be used"),
+    (CREATE, lambda fields: accepted({**fields, "more": "x" * 40_000}), "/accepted cannot be used"),
+    (CREATE, lambda fields: accepted({**fields, "certificatePem": "none"}), "the certificate that came cannot be read"),
+    (CREATE, another_key, "the certificate that came is for another key"),
+    (CREATE, lambda _: None, f"nothing answers on {CREATE}"),
+    (REGISTER, lambda _: rejected(400, "AccessDenied", "no such device"), "rejected: 400 AccessDenied: no such device"),
+    (REGISTER, lambda _: accepted({"thingName": "cam-2"}), "names the thing 'cam-2'; it has to be the device's id"),
+    (REGISTER, lambda _: ("accepted", b"[" * 30_000), "provision/json/accepted cannot be used"),
+    (REGISTER, lambda _: None, f"nothing answers on {REGISTER}"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
+async def test_whatever_is_answered_is_told_and_kept_out_until_it_is_good(
+    device: Device, service: AwsProvisioning, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(provisioning, "_ANSWER_S", 1.0)
+    caplog.set_level("DEBUG")
+    async with device.running() as link:
+        for topic, twist, words in CASES:
+            service.twist = {topic: twist}
+            await until(lambda words=words: link.error and words in link.error)  # type: ignore[misc]
+            assert not device.cert_file.exists()
+        # A service that repeats the secret.
+        service.twist = {REGISTER: lambda _: rejected(400, "Bad", f"the token {service.tokens[-1]} is bad")}
+        await until(lambda: link.error and "the token ... is bad" in link.error)
+        service.twist = {}
+        await until(lambda: link.connected)
+    assert len(set(service.keys())) == 1
+    assert not [token for token in service.tokens if token in caplog.text]
+
+
+async def test_what_is_refused_is_asked_for_again_much_later(
+    device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.twist = {CREATE: lambda _: rejected(403, "AccessDenied", "no")}
+    async with device.running() as link:
+        await until(lambda: link.error and "403" in link.error)
+    (said,) = [record.getMessage() for record in caplog.records if "403" in record.getMessage()]
+    assert 30 <= float(said.rpartition("again in ")[2].removesuffix(" s")) <= 60
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_broker_that_goes_in_between_is_told_and_it_is_finished_once_it_is_back(
+    device: Device, service: AwsProvisioning, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provisioning, "_ANSWER_S", 2.0)  # the device may be back before the service
+    service.twist = {REGISTER: lambda _: None}
+    async with device.running() as link:
+        await until(lambda: service.requests(REGISTER))
+        broker.kill()
+        await until(lambda: link.error and "connecting by the claim's: " in link.error)
+        assert link.error is not None
+        assert "connection refused" in link.error
+        service.twist = {}
+        broker.start()
+        await until(lambda: link.connected)
+    assert len(set(service.keys())) == 1
+
+
+async def test_claims_that_are_not_there_or_refused_are_told(
+    device: Device, tmp_path: Path, authority: Authority
+) -> None:
+    claim = device.settings.claim
+    assert claim is not None
+    (tmp_path / "other").mkdir()
+    foreign = dict(
+        zip(("cert_file", "key_file"), Authority(tmp_path / "other", "other-ca").issue("claim"), strict=True)
+    )
+    for change, words in (({"cert_file": tmp_path / "none.pem"}, "none.pem"), (foreign, "unknown ca")):
+        device.settings = device.settings.model_copy(update={"claim": claim.model_copy(update=change)})
+        async with device.running() as link:
+            await until(lambda words=words: link.error and words in link.error)  # type: ignore[misc]
+            assert "no certificate of its own yet, connecting by the claim's: " in str(link.error)
+
+
+async def test_a_certificate_that_is_refused_is_not_replaced(
+    device: Device, service: AwsProvisioning, tmp_path: Path
+) -> None:
+    async with device.running() as link:
+        await until(lambda: link.connected)
+    (tmp_path / "other").mkdir()
+    cert_file, key_file = Authority(tmp_path / "other", "other-ca").issue("cam-1")
+    device.cert_file.write_bytes(cert_file.read_bytes())
+    device.key_file.write_bytes(key_file.read_bytes())
+    async with device.running() as link:
+        await until(lambda: link.error and "unknown ca" in link.error)
+        with pytest.raises(BrokerLost):
+            await link.publish(Message("edge/v1/cam-1/event", b"hello"))
+    assert len(service.received) == 2
+    # The one way to a new one.
+    device.cert_file.unlink()
+    async with device.running() as link:
+        await until(lambda: link.connected)
+    assert len(service.received) == 4
+    assert json.loads(service.received[2].payload)
