@@ -217,6 +217,13 @@ class Sessions:
             for session in self._sessions.values():
                 session.tell_camera(error)
 
+    def retune(self, settings: SessionSettings, idle_stop_s: float) -> None:
+        """Other limits from now on; who watches stays, also where fewer may."""
+        self._settings = settings
+        self._demand.idle_stop_s = idle_stop_s
+        self._demand_changed.set()
+        self._on_change()
+
     def tell_camera_again(self) -> None:
         """After the link was away."""
         for session in self._sessions.values():
