@@ -30,7 +30,7 @@ from edge.core.backoff import Backoff
 from edge.core.budget import CommandRates
 from edge.errors import CameraUnavailable, ConfigInvalid, EdgeError, Unavailable
 from edge.host.clock import SystemClock
-from edge.host.journal import set_up_logging
+from edge.host.journal import set_level, set_up_logging
 from edge.host.kept import KeptFile
 from edge.host.ledger import Ledger
 from edge.host.systemd import Supervision
@@ -39,19 +39,25 @@ from edge.local_api.server import LocalServer
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions, session_of_log
 from edge.sessions.wish import StreamWish
+from edge.settings import tunable, tuned
 from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
 from edge.signalling.once import Once
 from edge.signalling.outbox import Outbox
+from edge.signalling.shadow import Shadow
 from edge.signalling.tokens import TokenKeys
 from edge.streaming.hub import Hub
 from edge.streaming.peer import PeerFactory
+from edge.tuning.service import TRIAL_S, Tuning
+from edge.tuning.state import State as TuningState
+from edge.tuning.state import recall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge.core.access_unit import AccessUnit
+    from edge.core.tuning import Values
     from edge.settings import Settings
     from edge.signalling.broker import Broker
     from edge.signalling.settings import MqttSettings
@@ -164,10 +170,18 @@ def make_broker(mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ..
 
 
 class Daemon:
-    """One camera and everybody who watches it. Made in its event loop."""
+    """One camera and everybody who watches it. Made in its event loop.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    `trial_s`: how long the camera may take to give a picture with settings that were changed from afar.
+    """
+
+    def __init__(self, settings: Settings, *, trial_s: float = TRIAL_S) -> None:
+        self._file = settings
+        kept_tuning = KeptFile(settings.state.dir / "tuning.json")
+        shadow_by = settings.mqtt.shadow_by
+        tuning = recall(kept_tuning.read(), self._check) if shadow_by else TuningState()
+        self._settings = settings = tuned(settings, tuning.desired)
+        set_level(settings.log.level)
         self._counters: Counter[str] = Counter()
         self._started_at = datetime.now(UTC)
         self._last_error: LastError | None = None
@@ -183,10 +197,11 @@ class Daemon:
         frame_s = {Quality.HD: 1 / settings.camera.hd.fps, Quality.SD: 1 / settings.camera.sd.fps}
         self._hub = Hub(self._camera, time.monotonic, self._counters, frame_s)
         self._unit_s = time.monotonic()
+        shadow = self._topics.shadow(at_aws=shadow_by == "aws")
         self._broker = make_broker(
             settings.mqtt,
             settings.device.id,
-            (self._topics.command,),
+            (self._topics.command, *(shadow.to_device if shadow_by else ())),
             Message(self._topics.status, self._will().model_dump_json().encode(), retain=True),
         )
         self._outbox = Outbox(self._broker, self._topics, self.status, self._counters)
@@ -222,7 +237,21 @@ class Daemon:
             refused=self._remember,
             counters=self._counters,
         )
-        self._broker.listen(self._commands.receive, self._link)
+        self._tuning = Tuning(
+            tuning,
+            kept_tuning,
+            self._camera,
+            self._wish,
+            self._sessions.camera_in_use,
+            check=self._check,
+            apply=self._apply,
+            on_change=self._tuning_changed,
+            notice=self._outbox.notice,
+            refused=self._remember,
+            trial_s=trial_s,
+        )
+        self._shadow = Shadow(shadow, self._broker, self._tuning, refused=self._remember, counters=self._counters)
+        self._broker.listen(self._receive, self._link)
         app = make_app(self._sessions, self._camera_use, self.status, self.unwell)
         self._api = LocalServer(app, settings.api)
         self._supervision = Supervision(self.status_line, self.unwell)
@@ -241,6 +270,9 @@ class Daemon:
             await nest.start("sessions", self._sessions)
             await nest.start("ledger", self._ledger)
             await nest.start("commands", self._commands)
+            if self._file.mqtt.shadow_by is not None:
+                await nest.start("tuning", self._tuning)
+                await nest.start("shadow", self._shadow)
             await nest.start("local-api", self._api)
             await nest.start("supervision", self._supervision)
             log.info("edge-streamer %s, device %s: ready", __version__, self._settings.device.id)
@@ -352,8 +384,26 @@ class Daemon:
         self._outbox.notice("camera.sd_failed", None, {"error": why})
         self._outbox.status_changed()
 
+    def _receive(self, message: Message) -> None:
+        door = self._commands if message.topic == self._topics.command else self._shadow
+        door.receive(message)
+
+    def _check(self, desired: Values) -> Values:
+        return tunable(tuned(self._file, desired))
+
+    def _apply(self, desired: Values) -> None:
+        settings = self._settings = tuned(self._file, desired)
+        set_level(settings.log.level)
+        self._sessions.retune(settings.sessions, settings.camera.idle_stop_s)
+        self._camera.retune(settings.camera)
+
+    def _tuning_changed(self) -> None:
+        self._shadow.changed()
+        self._outbox.status_changed()
+
     def _link(self, up: bool) -> None:
         self._outbox.link(up)
+        self._shadow.link(up)
         if up:
             self._sessions.tell_camera_again()
 
