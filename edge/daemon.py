@@ -22,7 +22,7 @@ from edge.core.budget import CommandRates
 from edge.errors import ConfigInvalid, EdgeError, Unavailable
 from edge.host.clock import SystemClock
 from edge.host.event_store import EventStore
-from edge.host.journal import set_up_logging
+from edge.host.journal import set_level, set_up_logging
 from edge.host.kept import KeptFile
 from edge.host.ledger import Ledger
 from edge.host.systemd import Supervision
@@ -33,21 +33,27 @@ from edge.report import Report
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions, session_of_log
 from edge.sessions.wish import StreamWish
+from edge.settings import tunable, tuned
 from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
 from edge.signalling.events import Events
 from edge.signalling.once import Once
 from edge.signalling.outbox import Outbox
+from edge.signalling.shadow import Shadow
 from edge.signalling.telemetry import TelemetryBeat
 from edge.signalling.tokens import TokenKeys
 from edge.streaming.hub import Hub
 from edge.streaming.peer import PeerFactory
+from edge.tuning.service import TRIAL_S, Tuning
+from edge.tuning.state import State as TuningState
+from edge.tuning.state import recall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge.core.access_unit import AccessUnit
+    from edge.core.tuning import Values
     from edge.settings import Settings
     from edge.signalling.broker import Broker
     from edge.signalling.settings import MqttSettings
@@ -138,10 +144,19 @@ def make_broker(mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ..
 
 
 class Daemon:
-    """One camera and everybody who watches it. Made in its event loop."""
+    """One camera and everybody who watches it. Made in its event loop.
 
-    def __init__(self, settings: Settings) -> None:
+    `settings`: as the file has them. `trial_s`: how long the camera may take to give a picture with those that were
+    changed from afar.
+    """
+
+    def __init__(self, settings: Settings, *, trial_s: float = TRIAL_S) -> None:
         self._settings = settings
+        kept_tuning = KeptFile(settings.state.dir / "tuning.json")
+        shadow_by = settings.mqtt.shadow_by
+        tuning = recall(kept_tuning.read(), self._check) if shadow_by else TuningState()
+        settings = tuned(settings, tuning.desired)
+        set_level(settings.log.level)
         self._counters: Counter[str] = Counter()
         self._topics = Topics(settings.device.id, settings.mqtt.prefix)
         self._wish = StreamWish(KeptFile(settings.state.dir / "wish.json"))
@@ -152,10 +167,11 @@ class Daemon:
         frame_s = {Quality.HD: 1 / settings.camera.hd.fps, Quality.SD: 1 / settings.camera.sd.fps}
         self._hub = Hub(self._camera, time.monotonic, self._counters, frame_s)
         will = Status(device=settings.device.id, online=False, at=datetime.now(UTC), version=__version__)
+        shadow = self._topics.shadow(at_aws=shadow_by == "aws")
         self._broker = make_broker(
             settings.mqtt,
             settings.device.id,
-            (self._topics.command,),
+            (self._topics.command, *(shadow.to_device if shadow_by else ())),
             Message(self._topics.status, will.model_dump_json().encode(), retain=True),
         )
         self._event_store = EventStore(settings.state.dir / "events.sqlite")
@@ -195,7 +211,21 @@ class Daemon:
             refused=self._failed,
             counters=self._counters,
         )
-        self._broker.listen(self._commands.receive, self._link)
+        self._tuning = Tuning(
+            tuning,
+            kept_tuning,
+            self._camera,
+            self._wish,
+            self._sessions.camera_in_use,
+            check=self._check,
+            apply=self._apply,
+            on_change=self._tuning_changed,
+            notice=self._events.notice,
+            refused=self._failed,
+            trial_s=trial_s,
+        )
+        self._shadow = Shadow(shadow, self._broker, self._tuning, refused=self._failed, counters=self._counters)
+        self._broker.listen(self._receive, self._link)
         self._report = Report(
             settings,
             broker=self._broker,
@@ -234,6 +264,9 @@ class Daemon:
             await nest.start("sessions", self._sessions)
             await nest.start("ledger", self._ledger)
             await nest.start("commands", self._commands)
+            if self._settings.mqtt.shadow_by is not None:
+                await nest.start("tuning", self._tuning)
+                await nest.start("shadow", self._shadow)
             await nest.start("local-api", self._api)
             await nest.start("supervision", self._supervision)
             if self._settings.mqtt.telemetry_s:
@@ -265,9 +298,27 @@ class Daemon:
         self._events.notice("camera.sd_failed", None, {"error": why})
         self._outbox.status_changed()
 
+    def _receive(self, message: Message) -> None:
+        door = self._commands if message.topic == self._topics.command else self._shadow
+        door.receive(message)
+
+    def _check(self, desired: Values) -> Values:
+        return tunable(tuned(self._settings, desired))
+
+    def _apply(self, desired: Values) -> None:
+        settings = tuned(self._settings, desired)
+        set_level(settings.log.level)
+        self._sessions.retune(settings.sessions, settings.camera.idle_stop_s)
+        self._camera.retune(settings.camera)
+
+    def _tuning_changed(self) -> None:
+        self._shadow.changed()
+        self._outbox.status_changed()
+
     def _link(self, up: bool) -> None:
         self._events.link(up)
         self._outbox.link(up)
+        self._shadow.link(up)
         if up:
             self._sessions.tell_camera_again()
 

@@ -143,7 +143,7 @@ class Report:
             camera=self._camera_status(),
             viewers=ViewersStatus(
                 connected=self._sessions.count,
-                limit=self._settings.sessions.max_viewers,
+                limit=self._sessions.limit,
                 sender="own" if self._peers.stock_because is None else "stock",
                 sender_fault=self._peers.stock_because,
             ),

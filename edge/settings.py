@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tomllib
 from pathlib import Path
@@ -11,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edge.camera.settings import CameraSettings
+from edge.contract.shadow import Desired
 from edge.contract.topics import DEVICE_ID
+from edge.core.annexb import level_for
+from edge.core.tuning import over
 from edge.errors import ConfigInvalid
 from edge.local_api.settings import ApiSettings
 from edge.sessions.settings import SessionSettings
@@ -19,7 +23,10 @@ from edge.signalling.settings import MqttSettings  # noqa: TC001  pydantic reads
 from edge.streaming.settings import IceSettings, RtpSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
     from pydantic_settings import PydanticBaseSettingsSource
 
 
@@ -134,9 +141,7 @@ def load_settings(path: Path) -> Settings:
     try:
         settings = Settings(**{key: value for key, value in fields.items() if key in known})
     except ValidationError as exc:
-        faults = exc.errors(include_url=False, include_input=False, include_context=False)
-        told = [_fault(fault["loc"], fault["type"], fault["msg"]) for fault in faults]
-        raise ConfigInvalid([*unknown, *told]) from None
+        raise ConfigInvalid([*unknown, *map(_told, _faults(exc))]) from None
     if unknown:
         raise ConfigInvalid(unknown)
     return settings
@@ -147,6 +152,67 @@ def _is_unknown_variable(name: str) -> bool:
     return prefix.upper() == _ENV_PREFIX and section.lower() not in Settings.model_fields
 
 
-def _fault(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    said = "unknown key" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
-    return f"{'.'.join(map(str, location))}: {said}"
+def tunable(settings: Settings) -> dict[str, Any]:
+    """What of the settings a backend may change, with its value, by sections."""
+    return Desired.model_validate(settings.model_dump(mode="json"), extra="ignore").model_dump()
+
+
+def tuned(settings: Settings, desired: Mapping[str, Any]) -> Settings:
+    """The settings with what is desired in place of their own, checked as a whole.
+
+    Raises: ConfigInvalid: every fault at once, each with its key path; no fault repeats a value.
+    """
+    faults: list[ErrorDetails] = []
+    rest: dict[str, Any] = copy.deepcopy(dict(desired))
+    try:
+        Desired.model_validate(rest)
+    except ValidationError as exc:
+        faults += _faults(exc)
+        for fault in faults:
+            _drop(rest, fault["loc"])
+    try:
+        changed = _Tuned(**over(settings.model_dump(), rest))
+    except ValidationError as exc:
+        faults += _faults(exc)
+    if faults:
+        raise ConfigInvalid([_told(fault) for fault in faults])
+    for quality, before, after in (
+        ("hd", settings.camera.hd, changed.camera.hd),
+        ("sd", settings.camera.sd, changed.camera.sd),
+    ):
+        if level_for(*after.stream) > level_for(*before.stream):
+            said = "needs a higher H.264 level than the settings file's, which those who watch may not decode"
+            raise ConfigInvalid([f"camera.{quality}.max_bps: {said}"])
+    return changed
+
+
+class _Tuned(Settings):
+    """Settings out of settings: what the environment said is in them already."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  the framework's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _drop(fields: dict[str, Any], location: tuple[int | str, ...]) -> None:
+    *sections, key = location
+    for section in sections:
+        fields = fields[str(section)]
+    fields.pop(str(key), None)
+
+
+def _faults(exc: ValidationError) -> list[ErrorDetails]:
+    return exc.errors(include_url=False, include_input=False, include_context=False)
+
+
+def _told(fault: ErrorDetails) -> str:
+    said = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+    # A key from afar may hold what cannot be shown, or sent.
+    return f"{'.'.join(ascii(key)[1:-1] if isinstance(key, str) else str(key) for key in fault['loc'])}: {said}"

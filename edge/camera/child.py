@@ -92,9 +92,10 @@ def is_raspberry_pi() -> bool:
 class CameraChild:
     """One source, one socket. `None` in the queue: the daemon is gone."""
 
-    def __init__(self, sock: socket.socket, source: Source) -> None:
+    def __init__(self, sock: socket.socket, settings: dict[str, Any]) -> None:
         self._sock = sock
-        self._source = source
+        self._settings = settings
+        self._source = source_for(settings)
         self._open = False
         self._outbox = Outbox()
         self._todo: queue.SimpleQueue[Order | Failed | SdFailed | None] = queue.SimpleQueue()
@@ -111,7 +112,10 @@ class CameraChild:
 
     def _obey(self, todo: Order | Failed | SdFailed) -> None:
         match todo:
-            case Start(values):
+            case Start(values, settings):
+                self._stop()
+                if settings is not None and settings != self._settings:
+                    self._settings, self._source = settings, source_for(settings)
                 self._start(values)
             case Stop():
                 self._stop()
@@ -164,7 +168,6 @@ class CameraChild:
             return Done(order.ticket, error=exc.message)
 
     def _start(self, values: Values) -> None:
-        self._stop()
         self._short.clear()
         try:
             opening = self._source.start(values, self._put, lambda message: self._todo.put(Failed(message)))
@@ -227,7 +230,7 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="camera: %(levelname)s %(message)s")
     # numpy would start a thread, with memory of its own, for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    CameraChild(socket.socket(fileno=args.fd), source_for(args.settings)).run()
+    CameraChild(socket.socket(fileno=args.fd), args.settings).run()
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ class Lifecycle:
     """The last that was tried."""
     why: str = ""
     """What the last remedy was for."""
+    stale: bool = False
+    """It is open in another way than it should be."""
     _had_pictures: bool = False
     """Since it is wanted: so those who watch see a picture that stands still."""
     _again_due: bool = False
@@ -138,6 +140,7 @@ class Lifecycle:
         return self._go(Phase.STARTING, Effect.SPAWN, now_s, SPAWN_TIMEOUT_S, "is not up")
 
     def _open(self, now_s: float) -> Effect:
+        self.stale = False
         if self._again_due:
             self._again_due = False
             self.reopens += 1
@@ -145,7 +148,7 @@ class Lifecycle:
         return self._go(Phase.OPENING, Effect.START, now_s, self.open_timeout_s, "did not open")
 
     def _watch(self, now_s: float) -> Effect | None:
-        if not self.wanted:
+        if not self.wanted or self.stale:
             self.opening = None
             return self._go(Phase.CLOSING, Effect.STOP, now_s, STOP_TIMEOUT_S, "did not close")
         if now_s < self._unit_s + self.stall_s:
@@ -161,6 +164,11 @@ class Lifecycle:
             self.error = None
             self._had_pictures = False
         self.wanted = wanted
+
+    def renew(self, now_s: float) -> None:
+        """It is to be opened in another way: what is open is closed first, and no back-off holds."""
+        self.stale = True
+        self.hurry(now_s)
 
     def hurry(self, now_s: float) -> None:
         """Somebody waits: try now what the back-off would have tried later."""

@@ -89,8 +89,8 @@ class CameraProcess:
         self._settings = settings
         self._on_unit = on_unit
         self._on_change = on_change
-        own = (sys.executable, "-m", "edge.camera.child", "--settings", settings.model_dump_json())
-        self._command = own if command is None else command
+        self._command = command
+        self._untried = True
         self._now_s = now_s
         self._life = Lifecycle(settings.open_timeout_s, settings.stall_s, draw)
         self._values: Values = dict(values or {})
@@ -128,6 +128,20 @@ class CameraProcess:
         plan = self._settings.hd if quality is Quality.HD else self._settings.sd
         return plan.min_bps, plan.max_bps
 
+    def retune(self, settings: CameraSettings) -> None:
+        """Other bitrate ranges: an open camera is opened again with them, and who watches sees a short pause."""
+        before, self._settings = self._settings, settings
+        if (before.hd, before.sd) == (settings.hd, settings.sd):
+            return
+        self._untried = True
+        self._life.renew(self._now_s())
+        self._wake.set()
+
+    async def picture(self) -> None:
+        """Wait until a picture was made with the present bitrate ranges."""
+        while self._untried:
+            await self._changed.wait()
+
     @property
     def recovery(self) -> tuple[Remedy | None, str, int]:
         """What was last tried to bring the camera back, why, and how often it stalled."""
@@ -163,8 +177,8 @@ class CameraProcess:
 
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
         lowest, highest = self.bitrate_range(quality)
-        self._bitrates[quality] = min(highest, max(lowest, bitrate_bps))
-        self._order_while_running(SetBitrate(quality, self._bitrates[quality]))
+        self._bitrates[quality] = bitrate_bps
+        self._order_while_running(SetBitrate(quality, min(highest, max(lowest, bitrate_bps))))
 
     def encode_sd(self, *, on: bool) -> None:
         if on != self._sd_wanted:
@@ -222,13 +236,13 @@ class CameraProcess:
             # Before the await: the first message may be here before it returns.
             link = self._link = Link(self._hear, self._lost)
             try:
-                await link.spawn(self._command)
+                await link.spawn(self._command or _own_command(self._settings))
             except OSError as exc:
                 self._link = None
                 self._life.lost(f"the camera process cannot be started: {exc}", self._now_s())
         elif self._link is not None:
             if effect is Effect.START:
-                self._link.order(Start(self._values))
+                self._link.order(Start(self._values, self._settings.model_dump(mode="json")))
             elif effect is Effect.STOP:
                 self._link.order(Stop())
             else:
@@ -264,6 +278,9 @@ class CameraProcess:
             running = self._life.phase is Phase.RUNNING
         else:
             running = self._life.unit(now_s)
+            if running and self._untried and not self._life.stale:
+                self._untried = False
+                self._announce()
             if running and self._sd_wanted and now_s - self._sd_s > self._life.stall_s:
                 self._order_while_running(EncodeSd(on=False))
                 self._sd_failed(f"SD delivered no picture for {self._life.stall_s:g} s")
@@ -322,7 +339,7 @@ class CameraProcess:
             self._sd_s = self._now_s()
             self._order_while_running(EncodeSd(on=True))
         for quality, bitrate_bps in self._bitrates.items():
-            self._order_while_running(SetBitrate(quality, bitrate_bps))
+            self.set_bitrate(quality, bitrate_bps)
 
     def _running(self) -> Opening:
         if self._life.opening is None:
@@ -371,3 +388,7 @@ class CameraProcess:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _own_command(settings: CameraSettings) -> Sequence[str]:
+    return sys.executable, "-m", "edge.camera.child", "--settings", settings.model_dump_json()

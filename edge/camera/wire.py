@@ -33,9 +33,13 @@ class BadWire(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Open the source, with these controls; answered by Opened or Failed."""
+    """Open the source, with these controls; answered by Opened or Failed.
+
+    `settings`: the camera's, as on the command line; they may be others than before.
+    """
 
     values: Values = field(default_factory=dict)
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

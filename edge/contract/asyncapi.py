@@ -30,6 +30,7 @@ from edge.contract.messages import (
     Telemetry,
 )
 from edge.contract.replies import REPLIES, SESSION_MESSAGES
+from edge.contract.shadow import Desired, Reported
 from edge.contract.topics import DEVICE_ID, Topics
 from edge.core.authority import WHO_MAY
 
@@ -79,7 +80,8 @@ class _Document:
         self._examples = examples
         told = [kind.body for kind in REPLIES.values() if kind.body is not None]
         bodies = [*BODIES.values(), *told, *SESSION_MESSAGES.values(), *EVENTS.values()]
-        models: list[type[BaseModel]] = [Command, Reply, ErrorInfo, Event, *bodies, *(each.model for each in _STATES)]
+        models: list[type[BaseModel]] = [Command, Reply, ErrorInfo, Event, Desired, Reported, *bodies]
+        models += [each.model for each in _STATES]
         self._refs, made = models_json_schema(
             [(model, "validation") for model in dict.fromkeys(models)],
             ref_template="#/components/schemas/{model}",
@@ -136,6 +138,7 @@ def document(examples: Mapping[str, Json]) -> Json:
     _commands(made)
     _session_messages(made)
     _events(made)
+    _shadow(made)
     for state in _STATES:
         told = _first_line(state.model)
         made.message(state.name, state.name, told, made.ref(state.model))
@@ -158,7 +161,9 @@ def document(examples: Mapping[str, Json]) -> Json:
 
 def message_key(topic: str, message: Mapping[str, Any]) -> str:
     """Which of the document's messages this is, by its topic and type."""
-    channel = topic.split("/")[Topics("").command.count("/")]
+    channel, *rest = topic.split("/")[Topics("").command.count("/") :]
+    if channel == "shadow":
+        return ".".join([channel, *rest])
     return f"{channel}.{message['type']}" if "type" in message else channel
 
 
@@ -230,6 +235,23 @@ def _events(made: _Document) -> None:
     made.operation("send.event", "send", "event", keys, {})
 
 
+def _shadow(made: _Document) -> None:
+    """On brokers other than AWS IoT, whose own topics and documents AWS describes."""
+    topics = _TOPICS.shadow(at_aws=False)
+    version = {"type": "integer", "description": "Counted up; an older one than the last is left aside."}
+    for name, action, address, summary, fields in (
+        ("shadow.update.delta", "receive", topics.delta, _DESIRED, {"state": made.ref(Desired), "version": version}),
+        ("shadow.update", "send", topics.update, _REPORTED, {"state": _object(reported=made.ref(Reported))}),
+    ):
+        made.message(name, name, summary, _object(**fields))
+        made.channel(name, address, summary, [name])
+        made.operation(name, action, name, [name], {}, retain=True)
+
+
+def _object(**fields: Json) -> Json:
+    return {"type": "object", "properties": fields, "required": [name for name in fields if name != "version"]}
+
+
 def _in_channel(channel: str, messages: Iterable[str]) -> list[Json]:
     return [{"$ref": f"#/channels/{channel}/messages/{key}"} for key in messages]
 
@@ -257,6 +279,8 @@ _REPLY = (
     "to its MQTT 5 response topic, or else to its `reply_to`: that has to be this address. A reply has the `id` of its "
     "command; what the device tells by itself has an id of its own, and `body.session`."
 )
+_DESIRED = "All settings that are desired from afar, retained by the backend. What is left out is as the file says."
+_REPORTED = "The settings in force, retained by the device. At AWS IoT both are in the thing's shadow named `edge`."
 _PARAMETERS: Json = {
     "device": {"description": f"The device id, which is its MQTT client id and AWS thing name: {DEVICE_ID}"},
     "client": {"description": "A name of the backend's own: 1 to 64 of letters, digits, `_`, `.`, `:` and `-`"},

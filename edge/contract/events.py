@@ -73,6 +73,13 @@ class ControlsEvent(_Body):
     controls: dict[str, Any]
 
 
+class SettingsEvent(_Body):
+    """Settings that were desired in the shadow, in a version of it, are applied, refused or put back; and why."""
+
+    version: int | None
+    reasons: list[str]
+
+
 EVENTS: dict[str, type[BaseModel]] = {
     "daemon.started": DaemonStartedEvent,
     "session.opened": SessionEvent,
@@ -85,5 +92,8 @@ EVENTS: dict[str, type[BaseModel]] = {
     "camera.back": CameraBackEvent,
     "camera.sd_failed": SdFailedEvent,
     "camera.set": ControlsEvent,
+    "settings.applied": SettingsEvent,
+    "settings.refused": SettingsEvent,
+    "settings.rolled_back": SettingsEvent,
 }
 """All events. Those of a session carry it in the envelope, as `session`."""

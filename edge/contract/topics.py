@@ -44,3 +44,51 @@ class Topics:
         if not topic.startswith(prefix) or not _CLIENT_ID.fullmatch(client):
             return None
         return client
+
+    def shadow(self, *, at_aws: bool) -> ShadowTopics:
+        """AWS IoT's own, of the thing's shadow `edge`, or the same below the project's prefix."""
+        base = f"$aws/things/{self.device}/shadow/name/edge" if at_aws else f"{self.prefix}/{self.device}/shadow"
+        return ShadowTopics(base, at_aws)
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowTopics:
+    """The topics of one shadow."""
+
+    base: str
+    at_aws: bool
+
+    @property
+    def get(self) -> str:
+        return f"{self.base}/get"
+
+    @property
+    def get_accepted(self) -> str:
+        return f"{self.base}/get/accepted"
+
+    @property
+    def get_rejected(self) -> str:
+        return f"{self.base}/get/rejected"
+
+    @property
+    def update(self) -> str:
+        return f"{self.base}/update"
+
+    @property
+    def update_accepted(self) -> str:
+        return f"{self.base}/update/accepted"
+
+    @property
+    def update_rejected(self) -> str:
+        return f"{self.base}/update/rejected"
+
+    @property
+    def to_device(self) -> tuple[str, ...]:
+        """What the device listens to: at AWS IoT the service answers."""
+        if not self.at_aws:
+            return (self.delta,)
+        return (self.get_accepted, self.get_rejected, self.update_accepted, self.update_rejected, self.delta)
+
+    @property
+    def delta(self) -> str:
+        return f"{self.base}/update/delta"

@@ -25,6 +25,12 @@ def set_up_logging(level: str, session: Callable[[], str | None]) -> None:
     """
     root = logging.getLogger()
     root.handlers = [_handler(session)]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log from this level on."""
+    root = logging.getLogger()
     root.setLevel(level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -174,6 +174,11 @@ class Sessions:
     def count(self) -> int:
         return len(self._sessions)
 
+    @property
+    def limit(self) -> int:
+        """How many may be."""
+        return self._settings.max_viewers
+
     async def start(self, body: StreamBody, caller: Principal) -> None:
         """Let viewers in from now on, over restarts; idempotent.
 
@@ -216,6 +221,13 @@ class Sessions:
             self._camera_error = error
             for session in self._sessions.values():
                 session.tell_camera(error)
+
+    def retune(self, settings: SessionSettings, idle_stop_s: float) -> None:
+        """Other limits from now on; who watches stays, also where fewer may."""
+        self._settings = settings
+        self._demand.idle_stop_s = idle_stop_s
+        self._demand_changed.set()
+        self._on_change()
 
     def tell_camera_again(self) -> None:
         """After the link was away."""

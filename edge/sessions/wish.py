@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ class StreamWish:
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
+        self._changed = asyncio.Event()
         self.running = True
         self.reason: str | None = None
         self.bitrates: dict[Quality, int] = {}
@@ -40,7 +42,15 @@ class StreamWish:
         changed = running != self.running
         self.running, self.reason = running, reason
         self.bitrates.update(bitrates)
+        if changed:
+            self._changed.set()
+            self._changed = asyncio.Event()
         return changed
+
+    async def until(self, *, running: bool) -> None:
+        """Wait until it is this."""
+        while self.running is not running:
+            await self._changed.wait()
 
     async def keep(self) -> None:
         """Write it down."""

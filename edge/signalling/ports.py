@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from edge.contract.codes import EndReason
@@ -80,3 +80,13 @@ class EventStore(Protocol):
         """Write one down soon. Never blocks, never raises."""
 
     def drop(self, event_id: str) -> None: ...
+
+
+class Tuning(Protocol):
+    """The settings that may be changed from afar."""
+
+    def desire(self, values: Values, version: int | None, stamp: object) -> None:
+        """A desired document; the same again, with the same stamp, changes nothing."""
+
+    def report(self) -> dict[str, Any]:
+        """The settings in force, and what became of those that were desired last."""

@@ -88,6 +88,11 @@ class MqttSettings(BaseModel):
     session_expiry_s: int = Field(
         default=300, ge=0, le=604_800, description="How long the broker keeps commands for a device that is away."
     )
+    shadow: Literal["auto", "aws", "own", "off"] = Field(
+        default="auto",
+        description="aws: AWS IoT's shadow named edge. own: the same documents on topics below prefix. "
+        "auto: aws at AWS IoT, else own.",
+    )
 
     @property
     def effective_port(self) -> int:
@@ -102,6 +107,13 @@ class MqttSettings(BaseModel):
     def alpn(self) -> list[str] | None:
         """AWS IoT's port 443 is shared with HTTPS: there the protocol is said in the TLS handshake."""
         return [_ALPN] if self.effective_port == _ALPN_PORT and (self.by_aws or self._at_aws) else None
+
+    @property
+    def shadow_by(self) -> Literal["aws", "own"] | None:
+        """Whose topics the shadow has; None: there is none."""
+        if self.shadow == "auto":
+            return "aws" if self._at_aws else "own"
+        return None if self.shadow == "off" else self.shadow
 
     @property
     def _at_aws(self) -> bool:

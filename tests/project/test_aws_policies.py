@@ -56,6 +56,36 @@ def test_a_device_may_do_what_it_does_under_its_own_name_only() -> None:
         assert not device("Subscribe", f"topicfilter/{topic}")
 
 
+def test_a_device_may_use_its_own_shadow_as_it_does() -> None:
+    own, others = (Topics(name, PREFIX).shadow(at_aws=True) for name in (DEVICE, OTHER))
+    for topic in own.to_device:
+        assert device("Subscribe", f"topicfilter/{topic}")
+        assert device("Receive", f"topic/{topic}")
+        assert not device("Publish", f"topic/{topic}")
+    for topic in (own.get, own.update):
+        assert device("Publish", f"topic/{topic}")
+        assert not device("RetainPublish", f"topic/{topic}")
+    for topic in (*others.to_device, others.get, others.update):
+        assert not device("Subscribe", f"topicfilter/{topic}")
+        assert not device("Receive", f"topic/{topic}")
+        assert not device("Publish", f"topic/{topic}")
+    assert not device("Publish", f"topic/$aws/things/{DEVICE}/shadow/name/other/update")
+    assert not device("Publish", f"topic/$aws/things/{DEVICE}/shadow/name/edge/delete")
+    assert not device("UpdateThingShadow", f"thing/{DEVICE}/edge")
+
+
+@pytest.mark.parametrize("name", [DEVICE, OTHER])
+def test_a_backend_may_read_and_write_that_one_shadow_of_a_device(name: str) -> None:
+    topics = Topics(name, PREFIX).shadow(at_aws=True)
+    for action in ("GetThingShadow", "UpdateThingShadow"):
+        assert backend(action, f"thing/{name}/edge")
+        assert not backend(action, f"thing/{name}/other")
+        assert not backend(action, f"thing/{name}")
+    assert not backend("DeleteThingShadow", f"thing/{name}/edge")
+    # Over HTTPS: its topics would let it speak as the device.
+    assert not backend("Publish", f"topic/{topics.update}")
+
+
 @pytest.mark.parametrize("name", [DEVICE, OTHER])
 def test_a_backend_may_command_every_device_and_read_its_own_replies_only(name: str) -> None:
     topics = Topics(name, PREFIX)

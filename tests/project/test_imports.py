@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 SHARED = ("edge.core", "edge.contract", "edge.errors")
-ROOMS = ("camera", "streaming", "audio", "sessions", "signalling", "local_api", "host")
+ROOMS = ("camera", "streaming", "audio", "sessions", "signalling", "local_api", "host", "tuning")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,19 @@ class Backend:
         assert message.correlation == (correlation if self._version == "5" else None)
         return reply
 
+    async def desire(self, document: Json) -> None:
+        """Leave settings for the device, as on brokers that keep no shadow."""
+        await self._link.publish(Message(TOPICS.shadow(at_aws=False).delta, json.dumps(document).encode(), retain=True))
+
+    async def reported(self, version: int) -> Json:
+        """What the device reports once it has looked at the settings of this version."""
+        where = TOPICS.shadow(at_aws=False).update
+        return await self.next(
+            lambda topic, each: (
+                topic == where and version == (each["state"]["reported"]["outcome"] or {}).get("version")
+            )
+        )
+
     async def ask(self, kind: str, body: Json | None = None, **fields: Any) -> Json:
         return await self.send(self.command(kind, body, **fields))
 
@@ -172,6 +185,7 @@ async def tell(directory: Path) -> Story:
         await _watching(story, bff, viewer, f"turn:{turn.host}:{turn.port}?transport=udp")
         await _using(story, bff)
         await _refused(story, bff, other)
+        await _tuned(story, bff)
         await _stalled(story, bff, daemon)
         await _ending(story, bff, other)
         await _gone(story, bff, daemon)
@@ -253,6 +267,18 @@ async def _refused(story: Story, bff: Backend, other: Backend) -> None:
     await refused("unsupported", Code.UNSUPPORTED, bff, "session.answer", {"session": "s-1", "sdp": "v=0"})
 
 
+async def _tuned(story: Story, bff: Backend) -> None:
+    topics = TOPICS.shadow(at_aws=False)
+    for name, version, viewers in (("refused_settings", 1, 0), ("applied_settings", 2, 3)):
+        desired = {"version": version, "state": {"sessions": {"max_viewers": viewers}}}
+        await bff.desire(desired)
+        story.show(**{name: (topics.delta, desired)})
+        reported = await bff.reported(version)
+        story.show(**{f"{name}_report": (topics.update, reported)})
+    story.show(refused_event=(TOPICS.event, await bff.event("settings.refused")))
+    story.show(applied_event=(TOPICS.event, await bff.event("settings.applied")))
+
+
 async def _stalled(story: Story, bff: Backend, daemon: Daemon) -> None:
     (camera,) = daemon.children()
     os.kill(camera, signal.SIGSTOP)
@@ -294,6 +320,10 @@ async def _gone(story: Story, bff: Backend, daemon: Daemon) -> None:
     daemon.process.kill()
     await asyncio.to_thread(daemon.process.wait, 10)
     story.show(will=(TOPICS.status, await bff.status(lambda status: not status["online"])))
+
+
+def _outcome(report: Json) -> Json:
+    return report["state"]["reported"]["outcome"] or {}
 
 
 def _measured_in_sd(sessions: list[Json]) -> bool:
@@ -341,7 +371,12 @@ def _settled(message: Json, name: str) -> Json:
 
 
 def _settled_fields(fields: Json) -> Json:
-    known = {name: _SETTLED[name] for name, value in fields.items() if name in _SETTLED and value}
+    known = {
+        name: _SETTLED[name]
+        for name, value in fields.items()
+        # The version of settings is a number, and says something.
+        if name in _SETTLED and value and isinstance(value, str) == isinstance(_SETTLED[name], str)
+    }
     if fields.get("candidate"):
         known["candidate"] = _settled_candidate(fields["candidate"])
     return fields | known

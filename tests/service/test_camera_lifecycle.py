@@ -68,6 +68,39 @@ def test_wanted_again_while_it_closes_it_opens_again_after() -> None:
     assert life.step(1.2) is Effect.START
 
 
+def test_to_be_opened_in_another_way_it_is_closed_and_opened_without_counting_as_a_failure() -> None:
+    life = running()
+    life.renew(1.0)
+    assert life.step(1.0) is Effect.STOP
+    assert life.state is CameraState.OPENING
+    life.closed(1.1)
+    assert life.step(1.1) is Effect.START
+    life.opened(OPENING, 1.2)
+    assert (life.step(1.2), life.reopens, life.failures, life.error) == (None, 0, 0, None)
+
+
+def test_told_so_while_it_opens_it_is_opened_once_more() -> None:
+    life = idle()
+    life.want(0.0, wanted=True)
+    assert life.step(0.0) is Effect.START
+    life.renew(0.1)
+    assert life.step(0.1) is None
+    life.opened(OPENING, 0.2)
+    assert life.step(0.2) is Effect.STOP
+    life.closed(0.3)
+    assert life.step(0.3) is Effect.START
+    life.opened(OPENING, 0.4)
+    assert life.step(0.4) is None
+
+
+def test_told_so_while_nobody_wants_it_nothing_happens_before_it_is_wanted() -> None:
+    life = idle()
+    life.renew(1.0)
+    assert life.step(1.0) is None
+    life.want(2.0, wanted=True)
+    assert life.step(2.0) is Effect.START
+
+
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.OPENING, Phase.CLOSING])
 def test_whatever_waits_has_a_deadline(phase: Phase) -> None:
     life = running()

@@ -257,6 +257,21 @@ async def test_the_camera_closes_when_nobody_has_watched_and_not_for_a_page_refr
         assert h.cam.wants == [True, False, True]
 
 
+async def test_other_limits_hold_at_once_and_nobody_is_sent_away(house: Callable[..., Any]) -> None:
+    async with house(max_viewers=2, idle_stop_s=60) as h:
+        await h.open(session="s1")
+        await h.open(session="s2")
+        h.sessions.retune(SessionSettings(max_viewers=1), 60)
+        assert h.sessions.count == 2
+        assert await code_of(h.open()) is Code.BUSY
+        await h.sessions.close("s1", ANNA)
+        await h.sessions.close("s2", ANNA)
+        await until(lambda: h.sessions.count == 0)
+        assert h.cam.wanted
+        h.sessions.retune(SessionSettings(max_viewers=1), 0)
+        await until(lambda: not h.cam.wanted)
+
+
 async def test_another_clients_session_is_not_ones_own(house: Callable[..., Any]) -> None:
     async with house() as h:
         await h.open(session="s1")

@@ -1,0 +1,1 @@
+"""Settings that a backend changes: checked as one, tried, kept, put back."""

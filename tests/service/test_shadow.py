@@ -1,0 +1,344 @@
+"""The shadow, for real: the daemon, mosquitto, and a service that speaks AWS's topics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge import daemon as daemon_module
+from edge.camera.port import CameraState
+from edge.camera.settings import CameraSettings
+from edge.client import CameraClient
+from edge.contract.codes import Code
+from edge.contract.topics import Topics
+from edge.core.access_unit import Quality
+from edge.errors import Rejected
+from edge.settings import load_settings
+from edge.signalling.broker import Message
+from edge.signalling.paho_broker import PahoBroker
+from edge.signalling.settings import MqttSettings
+from tests.picamera2.test_viewers import Viewer
+from tests.rigs.aws_shadow import AwsShadow
+from tests.rigs.camera import running
+from tests.rigs.certificates import Authority
+from tests.rigs.daemon import Daemon
+from tests.rigs.mosquitto import Mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+SMALL: dict[str, Any] = {"hd": {"width": 320, "height": 240, "fps": 15}, "sd": {"width": 160, "height": 120, "fps": 15}}
+LESS = {"camera": {"hd": {"max_bps": 1_000_000}}}
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    made = Mosquitto(tmp_path)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, broker: Mosquitto) -> Iterator[Daemon]:
+    made = a_daemon(tmp_path, broker)
+    yield made
+    made.end()
+
+
+def a_daemon(directory: Path, broker: Mosquitto, **camera: Any) -> Daemon:
+    mqtt = broker.settings(tls=False, reconnect_cap_s=1, shadow="aws")
+    return Daemon(directory, mqtt, camera={**SMALL, **camera}, log={"level": "warning"})
+
+
+def settings(broker: Mosquitto) -> MqttSettings:
+    return MqttSettings(**broker.settings(tls=False))
+
+
+async def test_what_is_desired_is_applied_while_somebody_watches(broker: Mosquitto, daemon: Daemon) -> None:
+    async with AwsShadow(settings(broker)).serving() as shadow, CameraClient.connect(settings(broker), "bff") as client:
+        await asyncio.to_thread(daemon.start)
+        # No shadow yet: the device's report makes it.
+        await shadow.until(lambda: shadow.reported.get("sessions") == {"max_viewers": 5})
+        camera = client.camera("cam-1")
+        await camera.online()
+        events = camera.events()
+        viewers = [Viewer(), Viewer()]
+        try:
+            for viewer in viewers:
+                await viewer.watch(camera)
+                await viewer.more_pictures()
+            pids = daemon.children()
+            version = await shadow.desire({**LESS, "sessions": {"max_viewers": 1}, "log": {"level": "info"}})
+            await shadow.until(lambda: shadow.outcome == ("applied", version))
+            assert shadow.reported["camera"]["hd"] == {"min_bps": 200_000, "max_bps": 1_000_000}
+            # Those who watch stay, on their connections; a third one is refused.
+            for viewer in viewers:
+                await viewer.more_pictures()
+            status = await camera.status()
+            assert status.viewers is not None
+            assert (status.viewers.connected, status.viewers.limit) == (2, 1)
+            assert daemon.children() == pids
+            late = Viewer()
+            with pytest.raises(Rejected) as caught:
+                await late.watch(camera)
+            await late.close()
+            assert caught.value.code is Code.BUSY
+            async with asyncio.timeout(10):
+                assert (await anext(event async for event in events if "settings" in event.type)).type == (
+                    "settings.applied"
+                )
+            # The file says "warning".
+            assert "INFO edge.tuning.service: settings.applied" in daemon.log()
+            # What is taken out is as in the file again.
+            version = await shadow.desire({"sessions": None, "log": {"level": None}})
+            await shadow.until(lambda: shadow.outcome == ("applied", version))
+            assert shadow.reported["sessions"] == {"max_viewers": 5}
+            assert shadow.reported["camera"]["hd"]["max_bps"] == 1_000_000
+            for viewer in viewers:
+                await viewer.more_pictures()
+        finally:
+            for viewer in viewers:
+                await viewer.close()
+
+
+async def test_one_fault_refuses_all_and_nothing_goes_round_in_circles(broker: Mosquitto, daemon: Daemon) -> None:
+    async with AwsShadow(settings(broker)).serving() as shadow:
+        version = await shadow.desire({**LESS, "sessions": {"max_viewers": 0}, "colour": "red"})
+        await asyncio.to_thread(daemon.start)
+        await shadow.until(lambda: shadow.outcome == ("refused", version))
+        assert len(shadow.reported["outcome"]["reasons"]) == 2
+        assert shadow.reported["camera"]["hd"]["max_bps"] == 2_000_000
+        assert "colour: unknown key" in (daemon.status() or {})["last_error"]["message"]
+        # AWS repeats the difference after the report, and the device has nothing more to say to it.
+        settled = len(shadow.reports)
+        assert settled <= 2
+        version = await shadow.desire({"sessions": {"max_viewers": 3}, "colour": None})
+        await shadow.until(lambda: shadow.outcome == ("applied", version))
+        # One for the trial, one for its end.
+        assert len(shadow.reports) <= settled + 2
+        assert shadow.requests.count("get") <= 6
+
+
+async def test_a_refused_report_is_sent_again(broker: Mosquitto, daemon: Daemon) -> None:
+    async with AwsShadow(settings(broker)).serving() as shadow:
+        shadow.refusals = [(429, "Too many requests"), (404, "No shadow exists"), (409, "Version conflict")]
+        await asyncio.to_thread(daemon.start)
+        await shadow.until(lambda: shadow.reported)
+        assert shadow.requests == ["get", "get", "update", "update"]
+        assert "409" in (daemon.status() or {})["last_error"]["message"]
+
+
+async def test_what_is_in_force_survives_a_restart_without_a_broker_and_what_came_meanwhile_is_found(
+    broker: Mosquitto, daemon: Daemon
+) -> None:
+    async with AwsShadow(settings(broker)).serving() as shadow:
+        await asyncio.to_thread(daemon.start)
+        version = await shadow.desire({**LESS, "sessions": {"max_viewers": 2}})
+        await shadow.until(lambda: shadow.outcome == ("applied", version))
+        await asyncio.to_thread(daemon.stop)
+        latest = await shadow.desire({"sessions": {"max_viewers": 4}})
+    broker.stop()
+    await asyncio.to_thread(daemon.start)
+    status = await asyncio.to_thread(daemon.status)
+    assert status is not None
+    assert status["viewers"]["limit"] == 2
+    await asyncio.to_thread(daemon.stop)
+    broker.start()
+    again = AwsShadow(settings(broker))
+    again.state, again.version = shadow.state, shadow.version
+    async with again.serving():
+        await asyncio.to_thread(daemon.start)
+        await again.until(lambda: again.outcome == ("applied", latest))
+        assert again.reported["sessions"] == {"max_viewers": 4}
+
+
+async def test_by_awss_client_too(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    broker = Mosquitto(tmp_path, authority=authority)
+    broker.start()
+
+    def mqtt(name: str, **more: Any) -> dict[str, Any]:
+        cert_file, key_file = map(str, authority.issue(name))
+        return broker.settings(ca_file=str(authority.ca_file), cert_file=cert_file, key_file=key_file, **more)
+
+    daemon = Daemon(tmp_path, mqtt("cam-1", client="aws", shadow="aws"), camera=SMALL)
+    try:
+        async with AwsShadow(MqttSettings(**mqtt("aws"))).serving() as shadow:
+            await asyncio.to_thread(daemon.start)
+            await shadow.until(lambda: shadow.reported)
+            version = await shadow.desire(LESS)
+            await shadow.until(lambda: shadow.outcome == ("applied", version))
+    finally:
+        daemon.end()
+        broker.stop()
+
+
+@asynccontextmanager
+async def in_this_process(daemon: Daemon, trial_s: float) -> AsyncIterator[daemon_module.Daemon]:
+    """The daemon here, where its trial can be shorter."""
+    daemon.directory.joinpath("state").mkdir()
+    level = logging.getLogger().level
+    made = daemon_module.Daemon(load_settings(daemon.config), trial_s=trial_s)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        if not task.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await task
+        logging.getLogger().setLevel(level)
+
+
+async def recording(path: Path) -> None:
+    """A second of real H.264."""
+    async with running(None, **SMALL) as drawn:
+        drawn.camera.want(wanted=True)
+        await drawn.more_units(20)
+        path.write_bytes(b"".join(unit.payload for unit in drawn.units if unit.quality is Quality.HD))
+
+
+async def test_settings_that_the_camera_does_not_open_with_are_rolled_back(tmp_path: Path, broker: Mosquitto) -> None:
+    """The recording goes away at the wrong moment: from outside it looks like an encoder that refuses a bitrate."""
+    film = tmp_path / "film.h264"
+    await recording(film)
+    told = a_daemon(tmp_path, broker, source="file", path=str(film), open_timeout_s=1)
+    async with AwsShadow(settings(broker)).serving() as shadow, in_this_process(told, trial_s=2) as daemon:
+        # Nobody watches: the camera is opened for the trial.
+        version = await shadow.desire(LESS)
+        await shadow.until(lambda: shadow.outcome == ("applied", version))
+        film.rename(tmp_path / "away.h264")
+        version = await shadow.desire({"camera": {"hd": {"max_bps": 1_500_000}}, "sessions": {"max_viewers": 1}})
+        await shadow.until(lambda: shadow.outcome == ("trying", version))
+        assert shadow.reported["sessions"] == {"max_viewers": 1}
+        await shadow.until(lambda: shadow.outcome == ("rolled_back", version))
+        assert shadow.reported["camera"]["hd"]["max_bps"] == 1_000_000
+        assert shadow.reported["sessions"] == {"max_viewers": 5}
+        assert "film.h264" in shadow.reported["outcome"]["reasons"][0]
+        # It is not tried again, though AWS says that there is a difference, until it is desired anew.
+        (tmp_path / "away.h264").rename(film)
+        requests = len(shadow.reports)
+        version = await shadow.desire({"sessions": None, **LESS})
+        await shadow.until(lambda: shadow.outcome == ("applied", version))
+        assert len(shadow.reports) == requests + 1
+        status = daemon._report.status()
+        assert status.last_error is not None
+        assert status.last_error.code == Code.CAMERA_UNAVAILABLE
+
+
+async def test_killed_in_the_trial_it_comes_back_with_the_earlier_settings(tmp_path: Path, broker: Mosquitto) -> None:
+    daemon = a_daemon(tmp_path, broker, source="file", path=str(tmp_path / "none.h264"))
+    try:
+        async with AwsShadow(settings(broker)).serving() as shadow:
+            await asyncio.to_thread(daemon.start)
+            version = await shadow.desire(LESS)
+            await shadow.until(lambda: shadow.outcome == ("trying", version))
+            assert daemon.process is not None
+            daemon.process.kill()
+            await asyncio.to_thread(daemon.process.wait)
+            await asyncio.to_thread(daemon.start)
+            await shadow.until(lambda: shadow.outcome == ("rolled_back", version))
+            assert shadow.reported["camera"]["hd"]["max_bps"] == 2_000_000
+            assert "restarted" in shadow.reported["outcome"]["reasons"][0]
+    finally:
+        daemon.end()
+
+
+async def test_on_other_brokers_the_same_documents_on_own_topics(tmp_path: Path, broker: Mosquitto) -> None:
+    daemon = Daemon(tmp_path, broker.settings(tls=False), camera=SMALL)
+    topics = Topics("cam-1").shadow(at_aws=False)
+    came: asyncio.Queue[Message] = asyncio.Queue()
+    linked = asyncio.Event()
+    backend = PahoBroker(settings(broker), "bff", (topics.update,), None)
+    backend.listen(came.put_nowait, lambda up: linked.set() if up else None)
+
+    async def reported(state: str) -> dict[str, Any]:
+        async with asyncio.timeout(20):
+            while True:
+                report: dict[str, Any] = json.loads((await came.get()).payload)["state"]["reported"]
+                if (report["outcome"] or {}).get("state") == state:
+                    return report
+
+    async def desire(version: int, **desired: Any) -> None:
+        document = {"state": desired, "version": version}
+        await backend.publish(Message(topics.delta, json.dumps(document).encode(), retain=True))
+
+    link = asyncio.create_task(backend.run(asyncio.Event()))
+    try:
+        async with asyncio.timeout(10):
+            await linked.wait()
+        # The device is away: it finds what is retained.
+        await desire(1, sessions={"max_viewers": 2})
+        await asyncio.to_thread(daemon.start)
+        assert (await reported("applied"))["sessions"] == {"max_viewers": 2}
+        await desire(2, sessions={"max_viewers": 2}, auth={"mode": "off"})
+        assert (await reported("refused"))["outcome"]["reasons"] == ["auth: unknown key"]
+        await desire(3, **LESS)
+        report = await reported("applied")
+        assert (report["sessions"], report["camera"]["hd"]["max_bps"]) == ({"max_viewers": 5}, 1_000_000)
+    finally:
+        link.cancel()
+        await asyncio.gather(link, return_exceptions=True)
+        daemon.end()
+
+
+async def test_switched_off_nothing_is_heard_or_said(tmp_path: Path, broker: Mosquitto) -> None:
+    daemon = Daemon(tmp_path, broker.settings(tls=False, shadow="off"), camera=SMALL)
+    topics = Topics("cam-1").shadow(at_aws=False)
+    heard: list[Message] = []
+    backend = PahoBroker(settings(broker), "bff", (topics.update,), None)
+    linked = asyncio.Event()
+    backend.listen(heard.append, lambda up: linked.set() if up else None)
+    link = asyncio.create_task(backend.run(asyncio.Event()))
+    try:
+        async with asyncio.timeout(10):
+            await linked.wait()
+        await backend.publish(Message(topics.delta, b'{"state": {"sessions": {"max_viewers": 1}}}', retain=True))
+        await asyncio.to_thread(daemon.start)
+        async with CameraClient.connect(settings(broker), "watcher") as client:
+            status = await client.camera("cam-1").status()
+        assert status.viewers is not None
+        assert status.viewers.limit == 5
+        assert heard == []
+    finally:
+        link.cancel()
+        await asyncio.gather(link, return_exceptions=True)
+        daemon.end()
+
+
+async def test_other_ranges_open_the_camera_again_in_its_process() -> None:
+    async with running(**SMALL) as house:
+        camera = house.camera
+        camera.want(wanted=True)
+        camera.encode_sd(on=True)
+        camera.set_bitrate(Quality.HD, 1_500_000)
+        before = await camera.opened()
+        await camera.picture()
+        pid = camera.pid
+        wider = {**SMALL, "hd": {**SMALL["hd"], "max_bps": 12_000_000, "min_bps": 1_600_000}}
+        camera.retune(CameraSettings.model_validate({**wider, "open_timeout_s": 15}))
+        async with asyncio.timeout(20):
+            await camera.picture()
+        after = camera.opening
+        assert after is not None
+        # The encoder was made anew: more bits need a higher level.
+        assert int(after.format.profile_level_id[4:], 16) > int(before.profile_level_id[4:], 16)
+        assert camera.bitrate_range(Quality.HD) == (1_600_000, 12_000_000)
+        assert (camera.pid, camera.restarts, camera.reopens, camera.error) == (pid, 0, 0, None)
+        assert CameraState.FAILED not in house.states
+        sd = sum(unit.quality is Quality.SD for unit in house.units)
+        await house.until(lambda: sum(unit.quality is Quality.SD for unit in house.units) > sd)
+        # Killed, it comes back with what holds now.
+        assert camera.pid is not None
+        os.kill(camera.pid, signal.SIGKILL)
+        await house.until(lambda: camera.restarts == 1 and camera.opening is not None)
+        assert camera.opening is not None
+        assert camera.opening.format == after.format

@@ -1,0 +1,252 @@
+"""The shadow's door: documents in and out, versions, refusals, and what is no document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge.contract.codes import Code
+from edge.contract.topics import Topics
+from edge.signalling.broker import Message
+from edge.signalling.shadow import Shadow
+from tests.service.fakes import FakeBroker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from edge.errors import EdgeError
+
+
+class FakeTuning:
+    def __init__(self) -> None:
+        self.desired: list[tuple[dict[str, Any], int | None, object]] = []
+        self.now: dict[str, Any] = {"sessions": {"max_viewers": 5}, "outcome": None}
+
+    def desire(self, values: dict[str, Any], version: int | None, stamp: object) -> None:
+        self.desired.append((values, version, stamp))
+
+    def report(self) -> dict[str, Any]:
+        return self.now
+
+
+class Door:
+    """The door of a device; a test is the service, or the backend."""
+
+    def __init__(self, *, asks: bool, answer_s: float) -> None:
+        self.broker = FakeBroker()
+        self.tuning = FakeTuning()
+        self.counters: Counter[str] = Counter()
+        self.errors: list[EdgeError] = []
+        self.topics = Topics("cam-1").shadow(at_aws=asks)
+        self.shadow = Shadow(
+            self.topics,
+            self.broker,
+            self.tuning,
+            refused=self.errors.append,
+            counters=self.counters,
+            answer_s=answer_s,
+        )
+
+    async def asked(self, verb: str) -> dict[str, Any]:
+        return await self.broker.sent(lambda message: message.topic == f"{self.topics.base}/{verb}")
+
+    def come(self, topic: str, fields: object) -> None:
+        payload = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+        self.shadow.receive(Message(f"{self.topics.base}/{topic}", payload))
+
+    async def answer_get(self, version: int, **state: Any) -> None:
+        token = (await self.asked("get"))["clientToken"]
+        metadata = {"desired": {"timestamp": version}}
+        self.come("get/accepted", {"state": state, "metadata": metadata, "version": version, "clientToken": token})
+
+    async def accept_update(self, version: int) -> dict[str, Any]:
+        update = await self.asked("update")
+        state: dict[str, Any] = update["state"]
+        self.come("update/accepted", {"state": state, "version": version, "clientToken": update["clientToken"]})
+        return state
+
+    async def quiet(self) -> bool:
+        """That nothing more is asked or said, for now."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return not self.broker.published
+
+
+@asynccontextmanager
+async def door(*, asks: bool = True, answer_s: float = 5) -> AsyncIterator[Door]:
+    made = Door(asks=asks, answer_s=answer_s)
+    task = asyncio.create_task(made.shadow.run(asyncio.Event()))
+    made.shadow.link(True)
+    try:
+        yield made
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_new_link_asks_for_what_is_desired_and_reports_what_differs() -> None:
+    async with door() as d:
+        desired = {"log": {"level": "debug"}}
+        await d.answer_get(7, desired=desired, reported={"sessions": {"max_viewers": 9}})
+        assert await d.accept_update(8) == {"reported": d.tuning.now}
+        assert d.tuning.desired == [(desired, 7, {"timestamp": 7})]
+        assert await d.quiet()
+        # Told again that there is a difference, after one's own report, is nothing new.
+        d.come("update/delta", {"state": desired, "version": 8})
+        d.come("update/accepted", {"state": {"desired": desired}, "version": 6})
+        assert await d.quiet()
+        d.shadow.link(False)
+        d.shadow.link(True)
+        await d.answer_get(8, desired=desired, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+
+
+async def test_without_a_shadow_it_is_made_by_the_report() -> None:
+    async with door() as d:
+        token = (await d.asked("get"))["clientToken"]
+        d.come("get/rejected", {"code": 404, "message": "No shadow exists with name: 'edge'", "clientToken": token})
+        await d.accept_update(1)
+        assert await d.quiet()
+        assert (d.tuning.desired, d.errors) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("topic", "state"),
+    [("update/delta", {"log": {"level": "debug"}}), ("update/accepted", {"desired": {"log": None}})],
+)
+async def test_whatever_says_that_something_is_desired_makes_it_ask_for_the_whole(
+    topic: str, state: dict[str, Any]
+) -> None:
+    async with door() as d:
+        await d.answer_get(3, reported={"sessions": {"max_viewers": 5}})
+        d.come(topic, {"state": state, "version": 4, "clientToken": "a backend's"})
+        await d.answer_get(4, desired={"a": 1}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert [version for _, version, _ in d.tuning.desired] == [3, 4]
+
+
+async def test_an_answer_older_than_what_was_told_meanwhile_is_not_the_last() -> None:
+    async with door() as d:
+        token = (await d.asked("get"))["clientToken"]
+        d.come("update/delta", {"state": {"a": 1}, "version": 5})
+        d.come("get/accepted", {"state": {}, "version": 4, "clientToken": token})
+        await d.answer_get(5, desired={"a": 1}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert [version for _, version, _ in d.tuning.desired] == [4, 5]
+
+
+async def test_another_writer_between_the_report_and_its_answer_is_not_missed() -> None:
+    async with door() as d:
+        await d.answer_get(3)
+        # Version 4 was a backend's; its delta comes late.
+        await d.accept_update(5)
+        d.come("update/delta", {"state": {"a": 1}, "version": 4})
+        await d.answer_get(5, desired={"a": 1}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert d.tuning.desired[-1][0] == {"a": 1}
+
+
+@pytest.mark.parametrize(("code", "told"), [(409, Code.INTERNAL), (403, Code.FORBIDDEN), (429, Code.RATE_LIMITED)])
+async def test_a_refused_report_is_told_once_and_tried_again(
+    code: int, told: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    async with door() as d:
+        await d.answer_get(3)
+        for _ in range(2):
+            token = (await d.asked("update"))["clientToken"]
+            d.come("update/rejected", {"code": code, "message": "why\nnot", "clientToken": token})
+        await d.accept_update(5)
+        assert await d.quiet()
+        assert [(error.code, error.message) for error in d.errors] == [
+            (told, f"shadow: update was refused: {code} 'why\\nnot'")
+        ]
+        assert d.counters == {"shadow_requests_failed": 2}
+
+
+async def test_a_service_that_does_not_answer_is_asked_so_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    async with door(answer_s=0.01) as d:
+        async with asyncio.timeout(5):
+            while d.counters["shadow_requests_failed"] < 7:
+                await asyncio.sleep(0.01)
+        assert len(d.broker.published) == 7
+        d.broker.published.clear()
+        await asyncio.sleep(0.05)
+        assert await d.quiet()
+        assert [error.code for error in d.errors] == [Code.TIMEOUT]
+        # The next news is a new beginning.
+        d.shadow.changed()
+        await d.answer_get(1, reported={"sessions": {"max_viewers": 5}})
+
+
+async def test_a_link_that_breaks_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    async with door(answer_s=60) as d:
+        await d.asked("get")
+        d.shadow.link(False)
+        d.shadow.link(True)
+        await d.answer_get(1, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert d.errors == []
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1)} if levels else {}
+
+
+BAD = [
+    b"no JSON",
+    b"[]",
+    b'{"state": 5}',
+    b'{"state": {}, "version": "x"}',
+    b'{"state": {"a": "\\ud800"}}',
+    json.dumps({"state": {"a": "x" * 8192}}).encode(),
+    json.dumps({"state": nested(7)}).encode(),
+    json.dumps({"state": nested(400)}).encode(),
+]
+
+
+@pytest.mark.parametrize("payload", BAD)
+async def test_what_is_no_document_is_counted_and_told_once(payload: bytes) -> None:
+    async with door(asks=False) as d:
+        await d.asked("update")
+        for _ in range(3):
+            d.come("update/delta", payload)
+        assert d.counters == {"shadow_documents_refused": 3}
+        assert len(d.errors) == 1
+        assert d.tuning.desired == []
+        d.come("update/delta", {"state": {}, "version": 1})
+        d.come("update/delta", payload)
+        assert (len(d.errors), len(d.tuning.desired)) == (2, 1)
+
+
+@pytest.mark.parametrize("desired", [5, {"a": "x" * 8192}, nested(7)])
+async def test_what_awss_service_may_not_hold_is_told_and_not_asked_for_again(desired: object) -> None:
+    async with door() as d:
+        await d.answer_get(1, desired=desired, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert len(d.errors) == 1
+        assert d.tuning.desired == []
+
+
+async def test_on_own_topics_the_delta_is_the_whole_and_all_is_retained() -> None:
+    async with door(asks=False) as d:
+        assert await d.asked("update") == {"state": {"reported": d.tuning.now}}
+        d.come("update/delta", {"state": {"a": 1}, "version": 3})
+        d.come("update/delta", {"state": {"a": 0}, "version": 2})
+        d.come("update/delta", b"")
+        assert d.tuning.desired == [({"a": 1}, 3, 3)]
+        d.tuning.now = {"sessions": {"max_viewers": 6}}
+        d.shadow.changed()
+        d.shadow.changed()
+        assert await d.quiet() is False
+        (report,) = d.broker.published
+        assert report.retain
+        assert report.topic == "edge/v1/cam-1/shadow/update"

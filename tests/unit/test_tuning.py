@@ -1,0 +1,174 @@
+"""Settings from afar: what may be desired, checked as one, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.contract.shadow import Outcome
+from edge.contract.topics import Topics
+from edge.core.publish_limits import oversize
+from edge.core.tuning import mark, over, same_encoding, without_nulls
+from edge.errors import ConfigInvalid
+from edge.settings import Settings, tunable, tuned
+from edge.signalling.settings import MqttSettings
+from edge.tuning.state import State, Trial, bounded, recall
+
+FILE: dict[str, Any] = {
+    "device": {"id": "cam-1"},
+    "mqtt": {"host": "broker.example"},
+    "auth": {"mode": "off"},
+    "camera": {"hd": {"max_bps": 1_500_000}},
+}
+SETTINGS = Settings(**FILE)
+
+
+def faults(desired: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigInvalid) as caught:
+        tuned(SETTINGS, desired)
+    return caught.value.faults
+
+
+def test_what_may_be_changed_is_a_small_part_of_the_settings() -> None:
+    assert tunable(SETTINGS) == {
+        "camera": {
+            "hd": {"min_bps": 200_000, "max_bps": 1_500_000},
+            "sd": {"min_bps": 100_000, "max_bps": 600_000},
+            "idle_stop_s": 30,
+        },
+        "sessions": {"max_viewers": 5},
+        "log": {"level": "info"},
+    }
+
+
+def test_what_is_desired_stands_over_the_file_and_null_is_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The environment's part is in the settings already, and does not come between again.
+    monkeypatch.setenv("EDGE__SESSIONS__MAX_VIEWERS", "7")
+    desired = {"camera": {"hd": {"max_bps": 3_000_000, "min_bps": None}, "sd": None}, "sessions": {"max_viewers": 2}}
+    changed = tuned(SETTINGS, desired)
+    assert (changed.camera.hd.max_bps, changed.camera.hd.min_bps) == (3_000_000, 200_000)
+    assert changed.sessions.max_viewers == 2
+    assert tunable(tuned(changed, {"sessions": {"max_viewers": 5}, "camera": tunable(SETTINGS)["camera"]})) == tunable(
+        SETTINGS
+    )
+
+
+def test_the_h264_level_that_viewers_agreed_to_stays() -> None:
+    assert faults({"camera": {"hd": {"max_bps": 14_000_001}}}) == (
+        "camera.hd.max_bps: needs a higher H.264 level than the settings file's, which those who watch may not decode",
+    )
+    assert tuned(SETTINGS, {"camera": {"hd": {"max_bps": 14_000_000}}}).camera.hd.max_bps == 14_000_000
+
+
+def test_all_faults_are_told_with_their_key_and_no_value() -> None:
+    told = faults(
+        {
+            "camera": {"hd": {"max_bps": 100, "width": 640}, "idle_stop_s": "secret"},
+            "sessions": {"max_viewers": True},
+            "log": {"level": "loud"},
+            "auth": {"mode": "off"},
+            "_env_file": "/etc/passwd",
+            "line\nbreak": 1,
+        }
+    )
+    assert {fault.partition(":")[0] for fault in told} == {
+        "camera.hd.max_bps",
+        "camera.hd.width",
+        "camera.idle_stop_s",
+        "sessions.max_viewers",
+        "log.level",
+        "auth",
+        "_env_file",
+        "line\\nbreak",
+    }
+    assert sum("unknown key" in fault for fault in told) == 4
+    assert "secret" not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("camera", "told"),
+    [
+        ({"hd": {"min_bps": 2_000_000}}, "camera.hd: min_bps is over max_bps"),
+        ({"sd": {"max_bps": 20_000_000}}, "camera: sd needs a higher H.264 level than hd"),
+        ({"idle_stop_s": float("nan")}, "camera.idle_stop_s: "),
+        ({"hd": 5}, "camera.hd: "),
+    ],
+)
+def test_the_rules_between_settings_hold(camera: dict[str, Any], told: str) -> None:
+    (fault,) = faults({"camera": camera})
+    assert fault.startswith(told)
+
+
+def test_rules_over_documents() -> None:
+    values = tunable(SETTINGS)
+    assert same_encoding(values, over(values, {"sessions": {"max_viewers": 1}, "camera": {"idle_stop_s": 1}}))
+    assert not same_encoding(values, over(values, {"camera": {"sd": {"min_bps": 1}}}))
+    assert without_nulls({"a": None, "b": {"c": None, "d": 0}}) == {"b": {"d": 0}}
+    assert mark({"a": 1, "b": 2}, 1) == mark({"b": 2, "a": 1}, 1)
+    assert len({mark({"a": 1}, 1), mark({"a": 1}, 2), mark({"a": 2}, 1), mark({}, None)}) == 4
+
+
+def check(desired: dict[str, Any]) -> dict[str, Any]:
+    return tunable(tuned(SETTINGS, desired))
+
+
+LESS = {"camera": {"hd": {"max_bps": 1_000_000}}}
+
+
+@pytest.mark.parametrize("fields", [None, {"confirmed": 5}, {"confirmed": {}, "outcome": {"state": "odd"}}])
+def test_a_file_that_says_nothing_is_no_start_that_fails(fields: dict[str, Any] | None) -> None:
+    assert recall(fields, check) == State()
+
+
+def test_a_trial_that_had_begun_has_failed_and_one_that_waits_waits_on() -> None:
+    waiting = State(trial=Trial(desired=LESS, version=3, begun=False), mark="m")
+    assert recall(waiting.model_dump(mode="json"), check) == waiting
+    begun = waiting.to(trial=Trial(desired=LESS, version=3, begun=True))
+    recalled = recall(begun.model_dump(mode="json"), check)
+    assert (recalled.desired, recalled.mark, recalled.fresh) == ({}, "m", True)
+    assert recalled.outcome is not None
+    assert (recalled.outcome.state, recalled.outcome.version) == ("rolled_back", 3)
+
+
+def test_what_does_not_fit_the_file_any_more_is_dropped_and_told() -> None:
+    kept = State(confirmed={"camera": {"hd": {"min_bps": 1_400_000}}}, mark="m").model_dump(mode="json")
+    assert recall(kept, check).mark == "m"
+    lower = Settings(**{**FILE, "camera": {"hd": {"max_bps": 1_000_000}}})
+    dropped = recall(kept, lambda desired: tunable(tuned(lower, desired)))
+    assert (dropped.confirmed, dropped.mark, dropped.fresh) == ({}, None, True)
+    assert dropped.outcome is not None
+    assert "do not fit" in dropped.outcome.reasons[0]
+    assert dropped.outcome.reasons[1] == "camera.hd: min_bps is over max_bps"
+
+
+def test_the_documents_of_the_page_are_true() -> None:
+    page = (Path(__file__).parents[2] / "docs/shadow.md").read_text()
+    desired, report = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    outcome = Outcome.model_validate(report.pop("outcome"))
+    assert report == check(desired)
+    assert outcome.state == "applied"
+
+
+def test_reasons_are_bounded() -> None:
+    told = bounded(["x" * 1000] * 100)
+    assert (len(told), len(told[0]), told[-1]) == (17, 200, "and 84 more")
+
+
+def test_the_shadow_is_awss_there_and_the_same_on_own_topics_elsewhere() -> None:
+    cert: Any = {"cert_file": "c", "key_file": "k"}
+    assert MqttSettings(host="x-ats.iot.eu-central-1.amazonaws.com", **cert).shadow_by == "aws"
+    assert MqttSettings(host="broker.example").shadow_by == "own"
+    assert MqttSettings(host="broker.example", shadow="aws").shadow_by == "aws"
+    assert MqttSettings(host="broker.example", shadow="off").shadow_by is None
+    topics = Topics("cam-1")
+    assert topics.shadow(at_aws=True).delta == "$aws/things/cam-1/shadow/name/edge/update/delta"
+    assert topics.shadow(at_aws=False).update == "edge/v1/cam-1/shadow/update"
+    # What AWS takes in one SUBSCRIBE, with the command topic.
+    assert len(topics.shadow(at_aws=True).to_device) + 1 <= 8
+    longest = Topics("d" * 64, "/".join(["p" * 28] * 4))
+    for at_aws in (True, False):
+        assert all(oversize(topic, b"") is None for topic in longest.shadow(at_aws=at_aws).to_device)
