@@ -71,6 +71,7 @@ async def test_a_page_shows_h264_and_two_viewers_share_one_encoder(tmp_path: Pat
         assert 0 <= later["late"] < 2000
 
 
+@pytest.mark.slow
 async def test_reload_stop_and_start(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()

@@ -38,6 +38,7 @@ for module in (libcamera, numpy, simplejpeg, picamera2, av, aiortc):
         assert where[ours].startswith("/opt/edge/"), where
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_contract_of_sources(root: CameraRoot) -> None:
     passes(root, "tests/contract/test_source.py", "-k", "picamera2", timeout_s=580)

@@ -86,7 +86,7 @@ class Site:
         return MqttSettings(**{**self.mqtt, "client": "paho"})
 
 
-@pytest.fixture(params=["paho", "aws"])
+@pytest.fixture(params=["aws", pytest.param("paho", marks=pytest.mark.slow)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     authority = Authority(tmp_path)
     broker = Mosquitto(tmp_path, authority=authority)

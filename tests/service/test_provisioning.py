@@ -78,7 +78,7 @@ async def says(daemon: Daemon, *words: str) -> dict[str, Any] | None:
     return daemon.status()
 
 
-@pytest.mark.parametrize("client", ["aws", "paho"])
+@pytest.mark.parametrize("client", ["aws", pytest.param("paho", marks=pytest.mark.slow)])
 async def test_without_a_broker_all_else_lives_and_once_there_is_one_the_device_gets_its_certificate(
     tmp_path: Path, broker: Mosquitto, authority: Authority, client: str
 ) -> None:
@@ -116,7 +116,7 @@ async def test_without_a_broker_all_else_lives_and_once_there_is_one_the_device_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", ["aws", "paho"])
+@pytest.mark.parametrize("client", ["aws", pytest.param("paho", marks=pytest.mark.slow)])
 async def test_interrupted_after_every_step_the_next_start_finishes(
     tmp_path: Path, broker: Mosquitto, authority: Authority, client: str
 ) -> None:
