@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -82,13 +82,18 @@ class Stage:
         reader = threading.Thread(target=self._read_errors)
         reader.start()
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                self.told = json.loads(line)
-                covered = f", {self.edges[-1]} edges" if self.edges else ""
-                show(f"{self.name}: {self.told['inputs']} of {self.inputs}, {self.told['per_s']}/s{covered}")
-        reader.join()
-        self._process.stdout.close()
+        try:
+            for line in self._process.stdout:
+                if line.startswith("{"):
+                    self.told = json.loads(line)
+                    covered = f", {self.edges[-1]} edges" if self.edges else ""
+                    show(f"{self.name}: {self.told['inputs']} of {self.inputs}, {self.told['per_s']}/s{covered}")
+        except BaseException:
+            self._process.kill()
+            raise
+        finally:
+            reader.join()
+            self._process.stdout.close()
         well = self._process.wait() == 0 and self.told.get("inputs") == self.inputs
         show("")
         if not well:
@@ -144,7 +149,7 @@ def shares(inputs: int, only: str | None) -> dict[str, int]:
     if only:
         return {only: inputs}
     counts = {name: int(share * inputs) for name, share in SHARES.items()}
-    if importlib.util.find_spec("atheris") is None:
+    if platform.machine() != "x86_64":
         print("atheris is there for x86-64 alone: no stages by coverage on this machine", file=sys.stderr)
         counts = {name: count for name, count in counts.items() if name not in GUIDED}
     return {**counts, "long": counts["long"] + inputs - sum(counts.values())}

@@ -31,7 +31,7 @@ def targets() -> Iterator[Targets]:
 
 def fuzz(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.fuzz", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=580)
 
 
 @pytest.mark.parametrize("name", corpus())
@@ -49,6 +49,7 @@ def test_a_stage_in_short(stage: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_twenty_thousand_inputs(tmp_path: Path) -> None:
     told = fuzz("--inputs", "20000", "--found", tmp_path)
     assert told.returncode == 0, told.stdout + told.stderr
