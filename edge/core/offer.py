@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edge.contract.codes import Code
 from edge.contract.messages import CANDIDATES_LIMIT
 from edge.core.candidate import Candidate, read_candidate
 from edge.core.h264_profile import ProfileLevel, read_profile_level
 from edge.errors import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LINES_LIMIT = 2000
 _PAYLOAD_TYPE_MAX = 127
@@ -202,19 +206,14 @@ def read_offer(sdp: str) -> Offer:
     # In a bundle, the first section's transport and candidates hold for all (RFC 8843, 7).
     mates = [section for section in sections if section.mid in bundle] if bundled else []
     sources = [video.attributes, *(mate.attributes for mate in mates), session]
-    candidates = dict.fromkeys(
-        candidate
-        for section in [video, *mates]
-        for text in section.values("candidate")
-        if (candidate := _candidate(text)) is not None
-    )
+    texts = dict.fromkeys(text for section in [video, *mates] for text in section.values("candidate"))
     return Offer(
         sections=sections,
         video_index=index,
         mid=video.mid,
         bundled=bundled,
         transport=_transport(sources),
-        candidates=tuple(candidates)[:CANDIDATES_LIMIT],
+        candidates=_candidates(texts),
     )
 
 
@@ -237,6 +236,18 @@ def _transport(sources: list[tuple[tuple[str, str], ...]]) -> tuple[tuple[str, s
         ("fingerprint", first("fingerprint", _FINGERPRINT)),
         ("setup", first("setup", re.compile(r"^(actpass|active|passive)$"))),
     )
+
+
+def _candidates(texts: Iterable[str]) -> tuple[Candidate, ...]:
+    """The first that a session takes; the others are not even read, which would hold up the pictures."""
+    found: dict[Candidate, None] = {}
+    for text in texts:
+        if len(found) == CANDIDATES_LIMIT:
+            break
+        candidate = _candidate(text)
+        if candidate is not None:
+            found[candidate] = None
+    return tuple(found)
 
 
 def _candidate(text: str) -> Candidate | None:

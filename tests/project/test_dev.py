@@ -30,7 +30,7 @@ def test_it_is_posix_sh() -> None:
 def test_alone_it_lists_its_commands() -> None:
     told = dev()
     assert told.returncode == 0
-    for command in ("demo", "test", "lint", "bench", "shell", "lock"):
+    for command in ("demo", "test", "lint", "fuzz", "bench", "shell", "lock"):
         assert f"\n  {command}" in told.stdout
 
 
@@ -253,6 +253,10 @@ def test_who_waits_for_the_tests_environment_uses_it(checkout: Checkout, tmp_pat
 def test_quick_holds_with_arguments_too(checkout: Checkout) -> None:
     assert checkout.dev("test", "--quick", "tests/unit", "-x").stdout == "ran -m pytest -m not slow tests/unit -x\n"
     assert checkout.dev("test", "tests/unit").stdout == "ran -m pytest tests/unit\n"
+
+
+def test_fuzzing_has_its_own_options(checkout: Checkout) -> None:
+    assert checkout.dev("fuzz", "--inputs", "5").stdout == "ran -m tests.fuzz --inputs 5\n"
 
 
 def test_the_hardware_tests_are_pytest_with_their_own_options(checkout: Checkout) -> None:

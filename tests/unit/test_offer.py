@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.contract.codes import Code
+from edge.core.candidate import Candidate, read_candidate
 from edge.core.h264_profile import ProfileLevel, read_profile_level
 from edge.core.offer import read_offer
 from edge.errors import Rejected
@@ -147,10 +148,21 @@ async def test_an_answer_that_is_not_complete_says_that_more_follows() -> None:
 CHROME = offer_of("chrome")
 
 
-def test_no_more_candidates_are_taken_than_a_session_may_have() -> None:
+def test_no_more_candidates_are_taken_than_a_session_may_have_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(text: str) -> Candidate | None:
+        read.append(text)
+        return read_candidate(text)
+
+    monkeypatch.setattr("edge.core.offer.read_candidate", counted)
     line = "a=candidate:1 1 udp 2122260223 192.0.2.7 {} typ host\r\n"
-    many = "".join(line.format(1000 + number) for number in range(400))
-    assert len(read_offer(CHROME.replace("a=ice-ufrag", many + "a=ice-ufrag", 1)).candidates) == 32
+    many = line.format(999) * 400 + "".join(line.format(1000 + number) for number in range(400))
+    # One section in two roles: the video's, and its bundle's.
+    offer = read_offer(offer_of("edge").replace("a=ice-ufrag", many + "a=ice-ufrag", 1))
+    assert offer.bundled
+    assert len(offer.candidates) == 32
+    assert len(read) < 40, "one name is passed over"
 
 
 def test_a_payload_type_that_rtp_cannot_carry_is_passed_over() -> None:

@@ -1,0 +1,53 @@
+"""One door that takes message after message, each a changed seed: whatever it keeps for too long grows."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tests.fuzz.corpus import EXPIRES_AT, corpus
+from tests.fuzz.mutations import mutated
+from tests.fuzz.targets import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge.signalling.broker import Message
+    from tests.fuzz.progress import Progress
+    from tests.fuzz.targets import Targets
+
+EXPIRES_S = b"1795176060"
+"""As the tokens of the seeds have it."""
+
+
+def _at(data: bytes, wall_s: float, number: int) -> bytes:
+    """A seed as it would come then: not expired, and mostly not a repetition."""
+    expires_at = datetime.fromtimestamp(wall_s + 30, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    data = data.replace(EXPIRES_AT.encode(), expires_at.encode()).replace(EXPIRES_S, b"%d" % (wall_s + 60))
+    for name in (b'"id": "', b'\\"jti\\": \\"'):
+        data = data.replace(name, name + b"%d-" % (number // 2))
+    return data
+
+
+def run(targets: Targets, progress: Progress, seed: int, found: Callable[[bytes], None]) -> None:
+    """Raises: whatever an input raised, after `found` was told it; those before it come again with the same seed."""
+    chance = random.Random(seed)
+    seeds = [data for data in corpus().values() if data[:1] in b"or"]
+    for authority in (False, True):
+        last = progress.done + (progress.inputs - progress.done) // (1 if authority else 2)
+        latest = b""
+
+        def turn(wall_s: float, last: int = last) -> list[Message] | None:
+            nonlocal latest
+            if progress.done == last:
+                return None
+            progress.one(targets.doors.outcomes)
+            latest = mutated(_at(chance.choice(seeds), wall_s, progress.done), chance, seeds)
+            return messages(latest[1:])
+
+        try:
+            targets.doors.live(turn, authority=authority)
+        except BaseException:
+            found((b"r" if authority else b"o") + latest[1:])
+            raise
