@@ -196,13 +196,16 @@ class Daemon:
         self._camera_use = CameraUse(self._sessions, self._camera, controls, self._events.notice)
         auth = settings.auth
         keys = TokenKeys(auth.jwks_file) if auth.mode == "required" and auth.jwks_file is not None else None
+        clock = SystemClock(trusted=auth.trust_clock)
+        if keys is not None and not clock.known():
+            log.warning("the clock is not known to be set: until it is, or auth.trust_clock says so, no token counts")
         self._ledger = Ledger(settings.state.dir / "once.sqlite", time.time)
         self._commands = Commands(
             self._topics,
             self._sessions,
             self._camera_use,
             self._outbox,
-            authority=Authority(settings.device.id, keys, SystemClock(trusted=auth.trust_clock).known),
+            authority=Authority(settings.device.id, keys, clock.known),
             once=Once(self._ledger, time.time()),
             rates=CommandRates(auth.commands_per_s, auth.commands_in_all_per_s),
             status=self._status,

@@ -7,6 +7,7 @@ import base64
 import logging
 import math
 import secrets
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,10 @@ _AT_ONCE = 64
 """Offers and questions; and again as many messages about sessions, so that neither waits for the other."""
 _AT_ONCE_EACH = 48
 """Of one reply client: the rest is for the others."""
+_EARLY = 256
+"""As many as the link holds until its subscriptions are granted."""
 _MESSAGE_LIMIT = 500
+_NAME_LIMIT = 64
 _ENVELOPE_BYTES = 1024
 _SNAPSHOT_WIDTH = 640
 """Where none is asked for: a detailed picture of HD's size does not fit a message."""
@@ -124,6 +128,8 @@ class Commands:
         self._counters = counters
         self._error_replies = Budget(per_s=20, burst=40)
         self._group: asyncio.TaskGroup | None = None
+        # What the broker kept for a device that was away comes while the daemon still starts. None: that is over.
+        self._early: deque[Message] | None = deque()
         self._under_way: dict[asyncio.Task[None], _UnderWay] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -131,6 +137,9 @@ class Commands:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                early, self._early = self._early or (), None
+                for message in early:
+                    self.receive(message)
                 ready.set()
                 await asyncio.Event().wait()
         finally:
@@ -143,11 +152,15 @@ class Commands:
     def receive(self, message: Message) -> None:
         """A message on the command topic."""
         if self._group is None:
-            self._counters["commands_dropped"] += 1
+            if self._early is not None and len(self._early) < _EARLY:
+                self._early.append(message)
+            else:
+                self._counters["commands_dropped"] += 1
             return
         self._counters["commands"] += 1
         received = read(message.payload)
         path = self._return_path(message, received)
+        log.debug("command: %s", _told(received, path))
         right = WHO_MAY.get(received.kind)
         coming = _UnderWay(self._now_s(), path.client if path else "", right is not None and right.owner)
         try:
@@ -228,7 +241,7 @@ class Commands:
         try:
             reply = _ok(command, await self._effect_once(command, body, caller, token))
         except EdgeError as exc:
-            self._count(exc, loud=self._error_replies.take(self._now_s()))
+            self._count(exc, received, path, loud=self._error_replies.take(self._now_s()))
             reply = _error(command.id, exc)
         except Exception:
             log.exception("a bug in %s", command.type)
@@ -291,15 +304,15 @@ class Commands:
         topic = self._topics.reply(client or "")
         return _ReturnPath(topic, client, None) if client and self._topics.reply_client(topic) else None
 
-    def _count(self, error: EdgeError, *, loud: bool) -> None:
+    def _count(self, error: EdgeError, received: Received, path: _ReturnPath | None, *, loud: bool) -> None:
         self._counters[f"refused_{error.code}"] += 1
         self._refused(error)
         if loud:
-            log.warning("command refused: %s: %s", error.code, error.message)
+            log.warning("command refused: %s: %s: %s", _told(received, path), error.code, error.message)
 
     def _refuse(self, received: Received, path: _ReturnPath | None, error: Rejected) -> None:
         within_budget = self._error_replies.take(self._now_s())
-        self._count(error, loud=within_budget)
+        self._count(error, received, path, loud=within_budget)
         if not within_budget:
             self._counters["error_replies_withheld"] += 1
         elif path is not None:
@@ -307,6 +320,13 @@ class Commands:
 
     def _send(self, path: _ReturnPath, payload: bytes) -> None:
         self._outbox.put(Message(path.topic, payload, correlation=path.correlation))
+
+
+def _told(received: Received, path: _ReturnPath | None) -> str:
+    """Which command it is, as far as it says so: what it says may be anything."""
+    return (
+        f"{received.kind[:_NAME_LIMIT]!a} {received.id[:_NAME_LIMIT]!a} from {path.client if path else 'nobody known'}"
+    )
 
 
 def _fitting(jpeg: bytes) -> SnapshotReply:

@@ -25,10 +25,14 @@ _QUESTIONS = {"session.list", "camera.snapshot", "status.get"}
 
 @dataclass(slots=True)
 class Taken:
-    """A command that was taken, from a reply client; its reply, once it is answered. It may come again `until_s`."""
+    """A command that was taken, from a reply client; its reply, once it is answered. It may come again `until_s`.
+
+    `kind` None: it is not known any more, after a restart.
+    """
 
     client: str
     until_s: float
+    kind: str | None = None
     _reply: bytes | None = None
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -70,17 +74,19 @@ class Once:
     def seen(self, sender: str, command: Command, client: str, now_s: float) -> Taken | None:
         """The command as it was taken before; None where it is new.
 
-        Raises: Rejected: `replayed`, it came by another reply client, which is not to have the reply.
+        Raises: Rejected: `replayed`, it came by another reply client, which is not to have the reply, or is of another
+        type.
         """
         taken = self._commands.seen(sender, command.id, now_s)
-        if taken is not None and taken.client != client:
+        if taken is not None and (taken.client != client or taken.kind not in {None, command.type}):
             raise Rejected(Code.REPLAYED, "this id was used by another command")
         return taken
 
     def take(self, sender: str, command: Command, client: str, now_s: float) -> Taken:
         """Take a new command. Raises: Rejected: `rate_limited`."""
         # While the time is not known, nobody has looked at how far ahead it expires.
-        taken = Taken(client, min(command.expires_at.timestamp(), now_s + LIFETIME_LIMIT_S) + LEEWAY_S)
+        until_s = min(command.expires_at.timestamp(), now_s + LIFETIME_LIMIT_S) + LEEWAY_S
+        taken = Taken(client, until_s, command.type)
         self._commands.put(sender, command.id, taken, now_s, taken.until_s)
         self._write(sender, command, taken, None)
         return taken

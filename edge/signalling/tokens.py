@@ -35,7 +35,7 @@ class TokenKeys:
     Keys of other kinds than Ed25519 and P-256 are left out. A file that is gone or spoilt leaves the keys as they
     were: a key is withdrawn by a file without it.
 
-    Raises: ConfigInvalid: there is no key to begin with.
+    Raises: ConfigInvalid: there is no such file to begin with.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,9 +45,9 @@ class TokenKeys:
             self._stamp: tuple[int, ...] | None = self._look()
             self._keys = self._read()
         except (OSError, ValueError) as exc:
-            raise ConfigInvalid([f"auth.jwks_file: {_told(exc)}"]) from None
+            raise ConfigInvalid([f"auth.jwks_file: {path}: {_told(exc)}"]) from None
         if not self._keys:
-            raise ConfigInvalid(["auth.jwks_file: there is no key in it"])
+            log.warning("%s has no key: nobody is let in", path)
 
     def claims(self, token: str) -> dict[str, Any]:
         """What a token says, once its signature is found good; nothing of that is looked at.

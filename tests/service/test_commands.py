@@ -302,6 +302,24 @@ async def test_a_command_delivered_twice_takes_effect_once_and_is_answered_twice
     assert door.counters["commands_repeated"] == 2
 
 
+async def test_an_id_that_comes_again_with_another_type_is_replayed(door: MqttDoor) -> None:
+    await door.ask("stream.start", id="c-1")
+    reply = await door.ask("status.get", id="c-1")
+    assert reply["error"]["code"] == "replayed"
+
+
+async def test_what_comes_while_the_daemon_still_starts_is_answered_once_it_has() -> None:
+    door = MqttDoor()
+    command = json.dumps(message("status.get")).encode()
+    for _ in range(300):
+        door.send(command)
+    assert door.counters["commands_dropped"] == 300 - 256
+    async with running(door.outbox.run), running(door.commands.run):
+        await door.reply("c-status.get")
+    door.send(command)
+    assert door.counters["commands_dropped"] == 300 - 255
+
+
 async def test_the_same_id_of_another_client_is_another_command(door: MqttDoor) -> None:
     await door.ask("stream.start")
     other = TOPICS.reply("bff-2")
