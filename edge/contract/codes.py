@@ -142,7 +142,7 @@ _END_TOLD = {
     EndReason.CLOSED_BY_BACKEND: "another closed it, who may `manage`",
     EndReason.CONNECT_TIMEOUT: "the viewer did not connect: its network, or no TURN server",
     EndReason.ANSWER_TIMEOUT: "the camera did not open in time",
-    EndReason.CONNECTION_LOST: "the viewer went away, or its network",
+    EndReason.CONNECTION_LOST: "the viewer went away without a word, or its network, half a minute before",
     EndReason.REFUSED: "the offer was refused; told by its error reply alone",
     EndReason.STOPPED: "the stream was stopped",
     EndReason.SHUTDOWN: "the device shuts down; offer again once it is back",
