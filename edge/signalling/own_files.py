@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_ROOM_BYTES = 8 * 1024
 
 
 class OwnFiles:
@@ -43,23 +45,17 @@ class OwnFiles:
 
         Raises: ConfigInvalid: nothing can be kept in it, or not for the daemon alone.
         """
-        directory = self._key_file.parent
         try:
-            if self._both_there():
-                return
-            if not directory.exists():
-                directory.mkdir(mode=0o700, parents=True)
-                _sync(directory.parent)
-            mode = directory.stat().st_mode
+            if not self._both_there():
+                self._make_directory()
         except OSError as exc:
-            raise ConfigInvalid([f"mqtt.key_file: {directory}: {exc.strerror}"]) from exc
-        if mode & _OTHERS or not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            said = "must be the daemon's own, mode 700; one that is not there is made"
-            raise ConfigInvalid([f"mqtt.key_file: the directory {directory} {said}"])
+            raise ConfigInvalid([f"mqtt.key_file: {self._key_file.parent}: {exc.strerror}"]) from exc
 
     def key(self) -> ec.EllipticCurvePrivateKey:
         """The key that was made before, or else a new one. Raises: BrokerLost: it cannot be read or kept."""
         try:
+            # Both may have been there at the start, and so nobody looked.
+            self._make_directory()
             if not self._key_file.exists():
                 # A certificate of a key that is gone would look like the new key's.
                 self._cert_file.unlink(missing_ok=True)
@@ -75,6 +71,13 @@ class OwnFiles:
             raise BrokerLost(f"{self._key_file} holds no key that a device makes: remove it for a new one")
         return key
 
+    def try_room(self) -> None:
+        """Raises: BrokerLost: there is no room for a certificate, or no writing."""
+        try:
+            _write(self._cert_file, bytes(_ROOM_BYTES)).unlink()
+        except OSError as exc:
+            raise _told(exc, self._cert_file) from exc
+
     def keep(self, certificates: list[x509.Certificate]) -> None:
         """Raises: BrokerLost: they cannot be kept."""
         pem = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
@@ -85,6 +88,16 @@ class OwnFiles:
 
     def _both_there(self) -> bool:
         return self._cert_file.exists() and self._key_file.exists()
+
+    def _make_directory(self) -> None:
+        """Unless it is there. Raises: OSError: it cannot be made, or is not the daemon's alone."""
+        directory = self._key_file.parent
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            _sync(directory.parent)
+        if directory.stat().st_mode & _OTHERS or not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            said = "the directory must be the daemon's own, mode 700, and writable; one that is not there is made"
+            raise OSError(errno.EACCES, said, str(directory))
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
@@ -102,14 +115,19 @@ def _pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     """As a whole, and over a power cut."""
+    _write(path, content).replace(path)
+    _sync(path.parent)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """The file beside `path` that holds it, on disk."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
-    _sync(path.parent)
+    return fresh
 
 
 def _sync(directory: Path) -> None:

@@ -6,6 +6,7 @@ Source: AWS IoT Core Developer Guide, "Provisioning by claim" and "Device provis
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -22,7 +23,7 @@ from edge.signalling.broker import Message
 from edge.signalling.own_files import OwnFiles, signing_request
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -38,8 +39,11 @@ CREATE = "$aws/certificates/create-from-csr/json"
 
 _ANSWER_S = 20.0
 _ANSWER_LIMIT_BYTES = 32 * 1024
-# Each try costs the service a certificate, and what it refuses it mostly refuses again.
-_FIRST_WAIT_S, _LONGEST_WAIT_S, _LEAST_WAIT_S = 60.0, 900.0, 30.0
+# First, longest and least. What the service refuses it mostly refuses again.
+_REFUSED_S = (60.0, 900.0, 30.0)
+# Each of these tries may leave a registered certificate that nobody has: few a day, and no end of them.
+_SPENT_S = (60.0, 86_400.0, 30.0)
+_UNFIT_S = (7_200.0, 86_400.0, 3_600.0)
 _SHOWN = 200
 
 
@@ -66,10 +70,26 @@ class NotProvisioned(BrokerLost):
         self.retry_after_s = retry_after_s
 
 
+class _Refused(BrokerLost):
+    """The service said no: nothing was made."""
+
+
+class _Spent(BrokerLost):
+    """A certificate may be registered that did not come."""
+
+
+class _Unfit(BrokerLost):
+    """What came is not for this device: asked again, it mostly comes again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}. A person has to mend that, and then restart this device")
+
+
 class Provisioning:
     """Gets the device's own certificate where there is none. One with its key is never replaced, whatever it is worth.
 
     Interrupted, the next try begins anew with the same key: the certificate is kept only when its thing is registered.
+    One that is registered and cannot be kept is held until it can: each further one would stay registered, too.
 
     Raises: ConfigInvalid: it has to be got and cannot be kept.
     """
@@ -83,7 +103,12 @@ class Provisioning:
         identity = {"cert_file": claim.cert_file, "key_file": claim.key_file, "session_expiry_s": 0}
         self._settings = settings.model_copy(update=identity)
         self._files = OwnFiles(settings.cert_file, settings.key_file)
-        self._backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S, _LEAST_WAIT_S)
+        self._registered: list[x509.Certificate] = []
+        self._backoffs = (
+            (_Unfit, Backoff(*_UNFIT_S)),
+            (_Spent, Backoff(*_SPENT_S)),
+            (BrokerLost, Backoff(*_REFUSED_S)),
+        )
         self._files.prepare()
 
     async def ensure(self, dial: Dial) -> None:
@@ -91,20 +116,36 @@ class Provisioning:
         if self._files.complete:
             return
         key = await asyncio.to_thread(self._files.key)
+        if self._registered and self._registered[0].public_key() == key.public_key():
+            with self._backing_off():
+                await asyncio.to_thread(self._files.keep, self._registered)
+            return
         dialogue = _Dialogue(self._settings.publish_timeout_s)
         try:
             link = await dial(self._settings, claim_client_id(self._device), None, dialogue.receive)
         except BrokerLost as exc:
             raise BrokerLost(f"no certificate of its own yet, connecting by the claim's: {exc.message}") from exc
         try:
-            certificates = await self._negotiate(dialogue, link, key)
-            await asyncio.to_thread(self._files.keep, certificates)
-        except BrokerLost as exc:
-            wait_s = self._backoff.next_s(random.random())  # noqa: S311  jitter
-            raise NotProvisioned(f"no certificate of its own yet: {exc.message}", wait_s) from exc
+            with self._backing_off():
+                # Not before there is a link: it is written at each try.
+                await asyncio.to_thread(self._files.try_room)
+                self._registered = await self._negotiate(dialogue, link, key)
+                await asyncio.to_thread(self._files.keep, self._registered)
         finally:
             await link.close()
-        self._backoff.reset()
+
+    @contextlib.contextmanager
+    def _backing_off(self) -> Iterator[None]:
+        """At its end there is a certificate, or else NotProvisioned says when to try again."""
+        try:
+            yield
+        except BrokerLost as exc:
+            backoff = next(backoff for kind, backoff in self._backoffs if isinstance(exc, kind))
+            wait_s = backoff.next_s(random.random())  # noqa: S311  jitter
+            raise NotProvisioned(f"no certificate of its own yet: {exc.message}", wait_s) from exc
+        self._registered = []
+        for _, backoff in self._backoffs:
+            backoff.reset()
 
     async def _negotiate(
         self, dialogue: _Dialogue, link: Link, key: ec.EllipticCurvePrivateKey
@@ -122,10 +163,15 @@ class Provisioning:
                 "certificateOwnershipToken": dialogue.secret,
                 "parameters": {**self._claim.parameters, "SerialNumber": self._device},
             }
-            thing = await dialogue.ask(link, serving, register, ownership, _Registered)
+            try:
+                thing = await dialogue.ask(link, serving, register, ownership, _Registered)
+            except _Refused:
+                raise
+            except BrokerLost as exc:
+                raise _Spent(exc.message) from exc
             if thing.thing_name != self._device:
                 named = dialogue.shown(thing.thing_name)
-                raise BrokerLost(f"the template names the thing {named!r}; it has to be the device's id")
+                raise _Unfit(f"the template names the thing {named!r}; it has to be the device's id")
             log.info("the device has a certificate of its own: %s", dialogue.shown(issued.certificate_id))
             return certificates
         finally:
@@ -208,16 +254,16 @@ class _Dialogue:
         except ValidationError:
             raise unreadable from None
         words = self.shown(f"{said.status_code} {said.error_code}: {said.error_message}")
-        raise BrokerLost(f"{answer.topic}: {words}")
+        raise _Refused(f"{answer.topic}: {words}")
 
 
 def _certificates(pem: str, key: ec.EllipticCurvePrivateKey) -> list[x509.Certificate]:
-    """Raises: BrokerLost: they are none, or the first is for another key."""
+    """Raises: _Unfit: they are none, or the first is for another key."""
     try:
         certificates = x509.load_pem_x509_certificates(pem.encode())
         public_key = certificates[0].public_key()
     except (ValueError, UnsupportedAlgorithm):
-        raise BrokerLost("the certificate that came cannot be read") from None
+        raise _Unfit("the certificate that came cannot be read") from None
     if public_key != key.public_key():
-        raise BrokerLost("the certificate that came is for another key")
+        raise _Unfit("the certificate that came is for another key")
     return certificates

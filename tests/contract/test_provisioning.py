@@ -21,6 +21,7 @@ from edge.signalling.provisioning import CREATE
 from edge.signalling.settings import ClaimSettings, MqttSettings
 from tests.rigs.aws_provisioning import REGISTER, TEMPLATE, AwsProvisioning, accepted, claim_broker, rejected
 from tests.rigs.certificates import Authority
+from tests.rigs.tcp_proxy import TcpProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,14 +82,20 @@ def device(request: pytest.FixtureRequest, tmp_path: Path, broker: Mosquitto, au
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_FIRST_WAIT_S", "_LONGEST_WAIT_S", "_LEAST_WAIT_S"):
-        monkeypatch.setattr(provisioning, name, 0.1)
+    for name in ("_REFUSED_S", "_SPENT_S", "_UNFIT_S"):
+        monkeypatch.setattr(provisioning, name, (0.1, 0.1, 0.1))
 
 
 async def until(true: Callable[[], object], timeout_s: float = 20) -> None:
     async with asyncio.timeout(timeout_s):
         while not true():
             await asyncio.sleep(0.01)
+
+
+def waits_s(caplog: pytest.LogCaptureFixture, words: str) -> list[float]:
+    """How long the link said it would wait, where it said these words."""
+    said = [message for message in caplog.messages if words in message]
+    return [float(message.rpartition("again in ")[2].removesuffix(" s")) for message in said if "again in " in message]
 
 
 async def test_the_first_start_gets_a_certificate_and_the_next_ones_use_it(
@@ -186,8 +193,99 @@ async def test_what_is_refused_is_asked_for_again_much_later(
     service.twist = {CREATE: lambda _: rejected(403, "AccessDenied", "no")}
     async with device.running() as link:
         await until(lambda: link.error and "403" in link.error)
-    (said,) = [record.getMessage() for record in caplog.records if "403" in record.getMessage()]
-    assert 30 <= float(said.rpartition("again in ")[2].removesuffix(" s")) <= 60
+    (wait_s,) = waits_s(caplog, "403")
+    assert 30 <= wait_s <= 60
+
+
+@pytest.mark.parametrize(
+    ("topic", "twist"), [(REGISTER, lambda _: accepted({"thingName": "cam-2"})), (CREATE, another_key)]
+)
+async def test_what_a_person_has_to_mend_is_said_and_not_asked_for_again_for_hours(
+    device: Device,
+    service: AwsProvisioning,
+    caplog: pytest.LogCaptureFixture,
+    topic: str,
+    twist: Callable[[Fields], tuple[str, bytes]],
+) -> None:
+    service.twist = {topic: twist}
+    async with device.running() as link:
+        await until(lambda: link.error and "A person has to mend that" in link.error)
+    (wait_s,) = waits_s(caplog, "A person has to mend that")
+    assert 3_600 <= wait_s <= 7_200
+    assert len(service.requests(CREATE)) == 1
+    assert not device.cert_file.exists()
+
+
+def no_room_once_registered(device: Device, service: AwsProvisioning) -> Path:
+    """What is then in the certificate's way."""
+    in_the_way = device.cert_file.with_name("device.pem.new")
+
+    def register(fields: Fields) -> tuple[str, bytes]:
+        in_the_way.mkdir()
+        return accepted(fields)
+
+    service.twist = {REGISTER: register}
+    return in_the_way
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_registered_certificate_that_cannot_be_kept_is_held_until_it_can(
+    device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    in_the_way = no_room_once_registered(device, service)
+    async with device.running() as link:
+        await until(lambda: len(waits_s(caplog, "device.pem.new: ")) > 2)
+        in_the_way.rmdir()
+        await until(lambda: link.connected)
+    assert [message.topic for message in service.received] == [CREATE, REGISTER]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_new_key_gets_a_certificate_of_its_own_and_not_the_one_that_was_held(
+    device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way = no_room_once_registered(device, service)
+    async with device.running() as link:
+        await until(lambda: waits_s(caplog, "device.pem.new: "))
+        service.twist = {}
+        device.key_file.unlink()
+        in_the_way.rmdir()
+        await until(lambda: link.connected)
+    assert len(set(service.keys())) == len(service.requests(REGISTER)) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_nothing_is_asked_for_where_a_certificate_could_not_be_kept(
+    device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    in_the_way = device.cert_file.with_name("device.pem.new")
+    in_the_way.mkdir(parents=True)
+    in_the_way.parent.chmod(0o700)
+    async with device.running() as link:
+        await until(lambda: len(waits_s(caplog, "device.pem.new: ")) > 2)
+        assert not service.received
+        in_the_way.rmdir()
+        await until(lambda: link.connected)
+
+
+@pytest.mark.parametrize("gone", ["cert_file", "key_file"])
+async def test_what_is_removed_while_the_link_is_up_is_got_anew_at_the_next_connection(
+    device: Device, service: AwsProvisioning, broker: Mosquitto, gone: str
+) -> None:
+    async with TcpProxy(broker.port) as way:
+        device.settings = device.settings.model_copy(update={"port": way.port})
+        async with device.running() as link:
+            await until(lambda: link.connected)
+            getattr(device, gone).unlink()
+            # The link lives on.
+            await link.publish(Message("edge/v1/cam-1/event", b"hello"))
+            assert len(service.received) == 2
+            await way.cut()
+            await until(lambda: len(service.received) == 4 and link.connected)
+    assert [message.topic for message in service.received] == [CREATE, REGISTER] * 2
+    assert len(set(service.keys())) == (1 if gone == "cert_file" else 2)
 
 
 @pytest.mark.usefixtures("impatient")

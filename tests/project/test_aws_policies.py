@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from fnmatch import fnmatchcase
+import re
 from typing import Any
 
 import pytest
@@ -19,16 +19,20 @@ TEMPLATE = "edge-camera"
 
 
 def allowed(policy: str, thing: str, action: str, resource: str) -> bool:
-    """As AWS IoT reads it: `*` is any text, the thing's name is put in."""
+    """As AWS IoT reads it: `*` is any text, `+` and `#` are themselves, the thing's name is put in."""
     statements: list[dict[str, Any]] = json.loads((ROOT / "docs/aws" / policy).read_text())["Statement"]
     for statement in statements:
         assert statement["Effect"] == "Allow"
         actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
         resources = [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]
         patterns = [each.replace("${iot:Connection.Thing.ThingName}", thing) for each in resources]
-        if f"iot:{action}" in actions and any(fnmatchcase(ARN + resource, pattern) for pattern in patterns):
+        if f"iot:{action}" in actions and any(_fits(pattern, ARN + resource) for pattern in patterns):
             return True
     return False
+
+
+def _fits(pattern: str, resource: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), resource) is not None
 
 
 def device(action: str, resource: str) -> bool:
@@ -72,6 +76,29 @@ def test_a_device_may_use_its_own_shadow_as_it_does() -> None:
     assert not device("Publish", f"topic/$aws/things/{DEVICE}/shadow/name/other/update")
     assert not device("Publish", f"topic/$aws/things/{DEVICE}/shadow/name/edge/delete")
     assert not device("UpdateThingShadow", f"thing/{DEVICE}/edge")
+
+
+def test_mqtts_wildcards_get_a_device_no_more_than_its_own_shadow() -> None:
+    things = "topicfilter/$aws/things"
+    # What the policy leaves open ends here, by all that MQTT lets match it.
+    assert device("Subscribe", f"{things}/{DEVICE}/shadow/name/edge/#")
+    wider = ("edge", "edge#", "edge-2/#", "+/get/accepted", "+/#", "#", "edge+/get/accepted")
+    for topic in (*(f"{DEVICE}/shadow/name/{name}" for name in wider), f"{DEVICE}/shadow/#", f"{DEVICE}/#"):
+        assert not device("Subscribe", f"{things}/{topic}")
+    for name in (OTHER, "+", f"{DEVICE}+", f"+/{DEVICE}", "#"):
+        assert not device("Subscribe", f"{things}/{name}/shadow/name/edge/get/accepted")
+        assert not device("Subscribe", f"{things}/{name}/shadow/name/edge/#")
+    for topic in ("#", "+/#", "$aws/#", f"{PREFIX}/#", f"{PREFIX}/+/command", f"{PREFIX}/{DEVICE}/#"):
+        assert not device("Subscribe", f"topicfilter/{topic}")
+    for name in (f"{OTHER}/shadow/name/edge/get/accepted", f"{DEVICE}/shadow/name/other/get/accepted"):
+        assert not device("Receive", f"topic/$aws/things/{name}")
+
+
+@pytest.mark.parametrize("policy", sorted(path.name for path in (ROOT / "docs/aws").glob("*-policy.json")))
+def test_aws_takes_a_policy_of_this_size(policy: str) -> None:
+    """Source: AWS IoT Core quotas: 2048 characters of a policy document, white space not counted."""
+    filled = (ROOT / "docs/aws" / policy).read_text().replace("REGION", "ap-southeast-1")
+    assert len(re.sub(r"\s", "", filled.replace("ACCOUNT", "123456789012"))) <= 2048
 
 
 @pytest.mark.parametrize("name", [DEVICE, OTHER])

@@ -174,5 +174,5 @@ def test_a_directory_for_its_own_that_others_may_look_into_ends_it_with_78(
     (tmp_path / "state" / "own").mkdir(parents=True, mode=0o755)
     command = [sys.executable, "-m", "edge", "run", "--config", str(daemon.config)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
-    assert (ended.returncode, "mqtt.key_file: the directory " in ended.stderr) == (78, True)
+    assert (ended.returncode, "own: the directory must be the daemon's own" in ended.stderr) == (78, True)
     assert "Traceback" not in ended.stderr

@@ -108,12 +108,40 @@ def test_what_cannot_be_written_is_told(files: OwnFiles, room: Path, tmp_path: P
 def test_a_directory_that_is_not_the_daemons_alone_is_refused(room: Path, tmp_path: Path) -> None:
     room.mkdir(parents=True)
     room.chmod(0o755)
-    with pytest.raises(ConfigInvalid, match=r"^mqtt.key_file: the directory .* mode 700"):
+    with pytest.raises(ConfigInvalid, match=r"^mqtt.key_file: .*: the directory .* mode 700"):
         OwnFiles(room / "device.pem", room / "device.key").prepare()
     assert modes(room) == [0o755]
     for name in ("device.pem", "device.key"):
         (room / name).write_text("as an operator may have put it there")
     OwnFiles(room / "device.pem", room / "device.key").prepare()
+
+
+@pytest.mark.parametrize("gone", [("device.pem",), ("device.pem", "device.key")])
+def test_files_that_are_removed_later_are_not_made_again_where_others_may_look(
+    room: Path, gone: tuple[str, ...]
+) -> None:
+    room.mkdir(parents=True)
+    room.chmod(0o755)
+    for name in ("device.pem", "device.key"):
+        (room / name).write_text("as an operator may have put it there")
+    files = OwnFiles(room / "device.pem", room / "device.key")
+    files.prepare()
+    for name in gone:
+        (room / name).unlink()
+    left = sorted(room.iterdir())
+    with pytest.raises(BrokerLost, match=r"own: the directory must be .* mode 700"):
+        files.key()
+    assert sorted(room.iterdir()) == left
+
+
+def test_room_for_a_certificate_is_tried_and_leaves_nothing(files: OwnFiles, room: Path) -> None:
+    files.key()
+    (room / "device.pem.new").write_text("-----BEGIN")
+    files.try_room()
+    assert [path.name for path in room.iterdir()] == ["device.key"]
+    (room / "device.pem.new").mkdir()
+    with pytest.raises(BrokerLost, match=r"device.pem"):
+        files.try_room()
 
 
 @pytest.mark.parametrize(("name", "words"), [("file", "Not a directory"), ("n" * 300, "File name too long")])
