@@ -90,12 +90,13 @@ class CameraProcess:
         self._on_unit = on_unit
         self._on_change = on_change
         self._command = command
-        self._untried = True
+        self._untried = set(Quality)
         self._now_s = now_s
         self._life = Lifecycle(settings.open_timeout_s, settings.stall_s, draw)
         self._values: Values = dict(values or {})
         self._on_sd_failed = on_sd_failed
         self._sd_wanted = False
+        self._sd_tried = False
         self._sd_s = 0.0
         self._hurried_s = float("-inf")
         self._bitrates: dict[Quality, int] = {}
@@ -133,14 +134,23 @@ class CameraProcess:
         before, self._settings = self._settings, settings
         if (before.hd, before.sd) == (settings.hd, settings.sd):
             return
-        self._untried = True
+        self._untried = set(Quality)
         self._life.renew(self._now_s())
         self._wake.set()
 
-    async def picture(self) -> None:
-        """Wait until a picture was made with the present bitrate ranges."""
-        while self._untried:
-            await self._changed.wait()
+    async def picture(self, *, sd: bool = False) -> None:
+        """Wait until a picture was made with the present bitrate ranges; `sd`: one of SD too, which is encoded for it.
+
+        Where the source has no SD, that cannot be tried. Raises: CameraUnavailable: SD cannot be encoded.
+        """
+        self._ask_sd(viewers=self._sd_wanted, tried=sd)
+        try:
+            while Quality.HD in self._untried or (sd and Quality.SD in self._untried and self._has_sd):
+                if sd and not self._sd_tried:
+                    raise CameraUnavailable(f"SD cannot be encoded: {self.sd_error}")
+                await self._changed.wait()
+        finally:
+            self._ask_sd(viewers=self._sd_wanted, tried=False)
 
     @property
     def recovery(self) -> tuple[Remedy | None, str, int]:
@@ -181,10 +191,7 @@ class CameraProcess:
         self._order_while_running(SetBitrate(quality, min(highest, max(lowest, bitrate_bps))))
 
     def encode_sd(self, *, on: bool) -> None:
-        if on != self._sd_wanted:
-            self._sd_wanted = on
-            self._sd_s = self._now_s()
-            self._order_while_running(EncodeSd(on))
+        self._ask_sd(viewers=on, tried=self._sd_tried)
 
     async def set_controls(self, values: Values) -> Values:
         opening = self._running()
@@ -278,19 +285,36 @@ class CameraProcess:
             running = self._life.phase is Phase.RUNNING
         else:
             running = self._life.unit(now_s)
-            if running and self._untried and not self._life.stale:
-                self._untried = False
-                self._announce()
-            if running and self._sd_wanted and now_s - self._sd_s > self._life.stall_s:
+            if running and self._sd_due and now_s - self._sd_s > self._life.stall_s:
                 self._order_while_running(EncodeSd(on=False))
                 self._sd_failed(f"SD delivered no picture for {self._life.stall_s:g} s")
+        if running and unit.quality in self._untried and not self._life.stale:
+            self._untried.discard(unit.quality)
+            self._announce()
         if running:
             self._on_unit(unit)
+
+    @property
+    def _has_sd(self) -> bool:
+        return self._life.opening is None or Quality.SD in self._life.opening.qualities
+
+    @property
+    def _sd_due(self) -> bool:
+        return self._sd_wanted or (self._sd_tried and self._has_sd)
+
+    def _ask_sd(self, *, viewers: bool, tried: bool) -> None:
+        before = self._sd_due
+        self._sd_wanted, self._sd_tried = viewers, tried
+        if (on := self._sd_due) != before:
+            self._sd_s = self._now_s()
+            self._order_while_running(EncodeSd(on))
 
     def _sd_failed(self, said: str) -> None:
         log.warning("SD cannot be encoded: %s", said)
         self.sd_error = said
-        self._sd_wanted = False
+        # What is open with other ranges tells nothing of those that are tried.
+        self._sd_wanted, self._sd_tried = False, self._sd_tried and self._life.stale
+        self._announce()
         self._on_sd_failed(said)
 
     def _follow_frame_rate(self, opening: Opening) -> None:
@@ -335,7 +359,7 @@ class CameraProcess:
 
     def _resume(self) -> None:
         """What was asked of the camera before it was opened again."""
-        if self._sd_wanted:
+        if self._sd_due:
             self._sd_s = self._now_s()
             self._order_while_running(EncodeSd(on=True))
         for quality, bitrate_bps in self._bitrates.items():

@@ -35,7 +35,12 @@ def without_nulls(values: Mapping[str, Any]) -> Values:
 
 def same_encoding(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the camera need not be opened again to go from one to the other."""
-    return all(one["camera"][quality] == other["camera"][quality] for quality in ("hd", "sd"))
+    return same_range(one, other, "hd") and same_range(one, other, "sd")
+
+
+def same_range(one: Mapping[str, Any], other: Mapping[str, Any], quality: str) -> bool:
+    """Whether this quality's encoder may aim at the same."""
+    return bool(one["camera"][quality] == other["camera"][quality])
 
 
 def mark(desired: Mapping[str, Any], stamp: object) -> str:

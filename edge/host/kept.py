@@ -31,12 +31,14 @@ class KeptFile:
             return None
         return fields if isinstance(fields, dict) else None
 
-    async def write(self, fields: dict[str, Any]) -> None:
-        """In a thread: an SD card may take seconds for a sync, and pictures are on their way meanwhile."""
+    async def write(self, fields: dict[str, Any]) -> bool:
+        """Whether it is on disk. In a thread: an SD card may take seconds for a sync, and pictures are on their way."""
         try:
             await asyncio.to_thread(self._write, json.dumps(fields))
         except OSError as exc:
             log.error("%s cannot be written (%s): it will not survive a restart", self._path, exc.strerror)  # noqa: TRY400
+            return False
+        return True
 
     def _write(self, text: str) -> None:
         fresh = self._path.with_suffix(".new")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator, Mapping
 
-    from edge.contract.messages import CandidateBody, OfferBody, QualityBody, SessionInfo, StreamBody
+    from edge.contract.messages import BitrateRange, CandidateBody, OfferBody, QualityBody, SessionInfo, StreamBody
     from edge.core.offer import Offer
     from edge.core.principal import Principal
     from edge.sessions.ports import Camera, Door, OpenPeer
@@ -184,7 +184,7 @@ class Sessions:
 
         Raises: Rejected: `bad_message`, a bitrate that the settings do not allow.
         """
-        bitrates = {quality: self._most_bps(quality, body) for quality in Quality if getattr(body, quality) is not None}
+        bitrates = {quality: most_bps for quality in Quality if (most_bps := self._most_bps(quality, body)) is not None}
         async with self._wish_lock:
             self._change_wish(running=True, reason=body.reason, caller=caller, bitrates=bitrates)
             await self._wish.keep()
@@ -276,14 +276,17 @@ class Sessions:
         if quality not in self._camera.qualities:
             raise Rejected(Code.UNSUPPORTED, f"this camera has no {quality}")
 
-    def _most_bps(self, quality: Quality, body: StreamBody) -> int:
+    def _most_bps(self, quality: Quality, body: StreamBody) -> int | None:
+        """None: as it was."""
+        wanted: BitrateRange | None = getattr(body, quality)
+        if wanted is None:
+            return None
         lowest, highest = self._camera.bitrate_range(quality)
-        wanted = getattr(body, quality)
         for name in ("min_bps", "max_bps"):
             value = getattr(wanted, name)
             if value is not None and not lowest <= value <= highest:
                 raise Rejected(Code.BAD_MESSAGE, f"body.{quality}.{name}: {lowest} to {highest}")
-        return wanted.max_bps or highest
+        return wanted.max_bps
 
     def _still_open(self, session: Session) -> None:
         if (end := session.machine.end) is not None:

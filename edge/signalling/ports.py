@@ -85,6 +85,10 @@ class EventStore(Protocol):
 class Tuning(Protocol):
     """The settings that may be changed from afar."""
 
+    @property
+    def version(self) -> int | None:
+        """Of the last desired document that was looked at, over restarts; None: it had none, or there was none."""
+
     def desire(self, values: Values, version: int | None, stamp: object) -> None:
         """A desired document; the same again, with the same stamp, changes nothing."""
 

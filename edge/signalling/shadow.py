@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ANSWER_S = 10.0
-_TRIES = 6
+_LONGEST_WAIT_S = 900.0
 _LEVELS = 6
 """As AWS IoT takes them."""
 _MESSAGE_LIMIT = 200
@@ -46,7 +46,8 @@ class Shadow:
     the whole of it, since a delta has only what differs, and nothing of what was taken out. Elsewhere nobody answers:
     the delta that the backend leaves there, retained, is the whole, and so is the report.
 
-    A request that fails is tried again, `_TRIES` times with growing waits; then the next change or link is waited for.
+    A request that fails is tried again for as long as the link lives, after waits that grow up to a quarter of an hour;
+    the next change or link ends a wait.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Shadow:
         self._counters = counters
         self._answer_s = answer_s
         self._told: set[Code] = set()
+        self._backoff = Backoff(first_s=1.0, cap_s=_LONGEST_WAIT_S)
         self._due = asyncio.Event()
         self._stale = False
         """Since the link came, the service was not asked."""
@@ -73,6 +75,8 @@ class Shadow:
         """The newest version that was heard of, of what is desired."""
         self._seen = 0
         """And of which the whole is known."""
+        self._last = tuning.version
+        """Where nobody answers: of the last document, over links and restarts."""
         self._reported: Values | None = None
         self._asked: tuple[str, asyncio.Future[ShadowDocument | ShadowError | None]] | None = None
 
@@ -82,6 +86,7 @@ class Shadow:
         if self._asked is not None and not self._asked[1].done():
             self._asked[1].set_result(None)
         if up:
+            self._backoff.reset()
             self._due.set()
 
     def changed(self) -> None:
@@ -104,20 +109,25 @@ class Shadow:
             await self._settle()
 
     async def _settle(self) -> None:
-        """Ask and report until there is nothing to ask or to report, or it does not go."""
-        backoff = Backoff(first_s=1.0, cap_s=60.0)
+        """Ask and report until there is nothing to ask or to report, or the link is away."""
         while self._broker.connected and (self._behind or without_nulls(self._tuning.report()) != self._reported):
             try:
                 await (self._get() if self._behind else self._update())
-                backoff.reset()
+                self._backoff.reset()
                 self._told.clear()
             except EdgeError as exc:
                 self._counters["shadow_requests_failed"] += 1
                 if not isinstance(exc, BrokerLost):
                     self._tell(exc)
-                if backoff.tries >= _TRIES:
-                    return
-                await asyncio.sleep(backoff.next_s(random.random()))  # noqa: S311  jitter
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._backoff.next_s(random.random())):  # noqa: S311  jitter
+                await self._due.wait()
+        except TimeoutError:
+            pass
+        self._due.clear()
 
     @property
     def _behind(self) -> bool:
@@ -133,6 +143,8 @@ class Shadow:
             self._stale, self._seen, self._reported = False, newest, None
             return
         if (answer.version or 0) < newest:
+            # Late, or the shadow was deleted and counts anew: it is asked once more, and that is taken.
+            self._newest, self._stale = answer.version or 0, True
             raise Rejected(Code.TIMEOUT, "shadow: the service gave an older document than it had told of")
         self._stale, self._seen = False, answer.version or 0
         self._reported = without_nulls(_section(answer, "reported"))
@@ -183,14 +195,25 @@ class Shadow:
             if not self._asked[1].done():
                 self._asked[1].set_result(document)
         elif isinstance(document, ShadowDocument):
-            version = document.version or 0
             if topic == topics.delta and not self._topics.at_aws:
-                if document.version is None or version >= self._seen:
-                    self._seen = version
-                    self._desire(document.state, document.version, document.version)
+                self._take_whole(document)
             elif topic == topics.delta or (topic == topics.update_accepted and "desired" in document.state):
-                self._newest = max(self._newest, version)
-                self._due.set()
+                self._hear_of(document.version or 0)
+
+    def _take_whole(self, document: ShadowDocument) -> None:
+        version = document.version
+        if version is not None and self._last is not None and version < self._last:
+            raise Rejected(Code.BAD_MESSAGE, f"shadow: version {version} is older than the last, {self._last}")
+        self._desire(document.state, version, version)
+        self._last = version
+
+    def _hear_of(self, version: int) -> None:
+        """Of a version of what is desired."""
+        if version < max(self._newest, self._seen):
+            # Late, or the shadow was deleted and counts anew: what the service gives then counts.
+            self._newest, self._seen, self._stale = version, 0, True
+        self._newest = max(self._newest, version)
+        self._due.set()
 
     def _desire(self, desired: Values, version: int | None, stamp: object) -> None:
         """Raises: Rejected: it is more than a shadow may hold."""

@@ -15,8 +15,11 @@ class Camera(Protocol):
     def error(self) -> CameraUnavailable | None:
         """Why there is no picture."""
 
-    async def picture(self) -> None:
-        """Wait for one that was made with the settings in force."""
+    async def picture(self, *, sd: bool) -> None:
+        """Wait for one that was made with the settings in force; `sd`: for one of SD, too.
+
+        Raises: CameraUnavailable: SD cannot be encoded.
+        """
 
 
 class Stream(Protocol):
@@ -31,5 +34,5 @@ class Stream(Protocol):
 class Kept(Protocol):
     """A small file that survives a restart, replaced as a whole."""
 
-    async def write(self, fields: dict[str, Any]) -> None:
-        """A disk that takes nothing is told in the log, and no more."""
+    async def write(self, fields: dict[str, Any]) -> bool:
+        """Whether it is on disk; one that takes nothing is told in the log."""

@@ -32,7 +32,9 @@ class Trial(BaseModel):
 
 
 class State(BaseModel):
-    """`confirmed`: what was desired and holds. `mark`: of the last desired document, whatever became of it.
+    """`confirmed`: what was desired and holds.
+
+    `mark`, `version`: of the last desired document, whatever became of it.
 
     `fresh`: this restart changed it, which is neither on disk nor told yet.
     """
@@ -42,6 +44,7 @@ class State(BaseModel):
     confirmed: dict[str, Any] = Field(default_factory=dict)
     trial: Trial | None = None
     mark: str | None = None
+    version: int | None = None
     outcome: Outcome | None = None
     fresh: bool = Field(default=False, exclude=True)
 
@@ -72,7 +75,7 @@ def recall(fields: Mapping[str, Any] | None, check: Callable[[Values], Values]) 
     except ConfigInvalid as exc:
         why = "the settings that were kept do not fit the settings file any more"
         # Without the mark, what is desired is looked at again, and told as it then is.
-        return State(outcome=rolled_back(None, [why, *exc.faults]), fresh=True)
+        return State(version=state.version, outcome=rolled_back(None, [why, *exc.faults]), fresh=True)
     return state
 
 

@@ -14,7 +14,7 @@ from edge.contract.messages import BODIES, RESERVED, Command, Event, Reply, Stat
 from edge.contract.replies import REPLIES, SESSION_MESSAGES
 from edge.contract.shadow import Reported
 from edge.core.authority import WHO_MAY
-from tests.rigs.backend_page import PAGE, page
+from tests.rigs.backend_page import PAGE, PAGES, page
 from tests.rigs.backend_story import TOPICS, tell
 from tests.rigs.documented import invalid
 
@@ -42,10 +42,12 @@ def named(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_its_blocks_are_made_of_the_recording_and_the_code() -> None:
-    assert page(text, examples) == text, ANEW
-    fences = len(re.findall(r"^```json", text, re.MULTILINE))
-    assert fences == len(re.findall(r"<!-- examples: [\w ]+ -->\n```json", text)) > 10
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_its_blocks_are_made_of_the_recording_and_the_code(path: Path) -> None:
+    shown = path.read_text()
+    assert page(shown, examples) == shown, ANEW
+    fences = len(re.findall(r"^```json", shown, re.MULTILINE))
+    assert fences == len(re.findall(r"<!-- examples: [\w ]+ -->\n```json", shown)) > 1
 
 
 def test_its_commands_are_those_of_the_code() -> None:

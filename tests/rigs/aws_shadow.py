@@ -66,6 +66,10 @@ class AwsShadow:
         await self._update({"state": {"desired": desired}})
         return self.version
 
+    def forget(self) -> None:
+        """The shadow is deleted, long ago."""
+        self.state, self.version, self._times = None, 0, {}
+
     async def until(self, true: Callable[[], object], timeout_s: float = GENEROUS_S) -> None:
         async with asyncio.timeout(timeout_s):
             while not true():

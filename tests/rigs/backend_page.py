@@ -1,4 +1,4 @@
-"""The page for backends: its blocks, made of the recorded examples and of the code."""
+"""The pages for backends: their blocks, made of the recorded examples and of the code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.rigs.daemon import ROOT
 Json = dict[str, Any]
 
 PAGE = ROOT / "docs" / "backend.md"
+PAGES = (PAGE, ROOT / "docs" / "shadow.md")
 _WIDTH = 112
 _BLOCK = re.compile(
     r"(<!-- (?P<kind>examples|table): (?P<names>[\w ]+) -->)(\n```json\n.*?\n```|(\n\|[^\n]*)+)?", re.DOTALL
@@ -19,7 +20,7 @@ _BLOCK = re.compile(
 
 
 def page(text: str, examples: dict[str, Json]) -> str:
-    """The page with its blocks made anew; each is behind a comment that names what it shows."""
+    """A page with its blocks made anew; each is behind a comment that names what it shows."""
 
     def made(block: re.Match[str]) -> str:
         names = block["names"].split()

@@ -1,7 +1,7 @@
 """A real device and its backends, from the first offer to the last will: every message of it, and those worth showing.
 
 `python -m tests.rigs.backend_story` writes the examples of the documents anew: docs/examples.json, and the blocks of
-docs/backend.md that are made of them.
+docs/backend.md and docs/shadow.md that are made of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge.contract.topics import Topics
 from edge.signalling.broker import Message
 from edge.signalling.paho_broker import PahoBroker
 from edge.signalling.settings import MqttSettings
-from tests.rigs.backend_page import PAGE, page
+from tests.rigs.backend_page import PAGES, page
 from tests.rigs.coturn import Coturn
 from tests.rigs.daemon import ROOT, Daemon, required
 from tests.rigs.mosquitto import Mosquitto
@@ -397,7 +397,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         story = asyncio.run(tell(Path(directory)))
     EXAMPLES.write_text(json.dumps(story.examples, indent=1) + "\n")
-    PAGE.write_text(page(PAGE.read_text(), story.examples))
+    for path in PAGES:
+        path.write_text(page(path.read_text(), story.examples))
 
 
 if __name__ == "__main__":

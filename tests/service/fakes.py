@@ -25,14 +25,22 @@ FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
 
 
 class FakeKept:
+    """`full`: it takes nothing. `gate`: nothing is written while it is closed."""
+
     def __init__(self) -> None:
         self.fields: dict[str, Any] | None = None
+        self.full = False
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     def read(self) -> dict[str, Any] | None:
         return self.fields
 
-    async def write(self, fields: dict[str, Any]) -> None:
-        self.fields = json.loads(json.dumps(fields))
+    async def write(self, fields: dict[str, Any]) -> bool:
+        await self.gate.wait()
+        if not self.full:
+            self.fields = json.loads(json.dumps(fields))
+        return not self.full
 
 
 class FakeLedger:

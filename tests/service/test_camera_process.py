@@ -348,3 +348,58 @@ def test_sd_alone_that_stops_is_told_and_hd_goes_on(monkeypatch: pytest.MonkeyPa
             assert daemon.camera.recovery[2] == 0
 
     asyncio.run(scenario())
+
+
+def test_sd_is_encoded_to_be_tried_and_only_for_that() -> None:
+    async def scenario() -> None:
+        async with running() as daemon:
+            camera = daemon.camera
+            camera.want(wanted=True)
+            await camera.opened()
+            async with asyncio.timeout(GENEROUS_S):
+                tried = asyncio.create_task(camera.picture(sd=True))
+                await daemon.more_units()
+                camera.encode_sd(on=False)  # as whoever distributes the pictures says again and again
+                await tried
+            assert any(unit.quality is Quality.SD for unit in daemon.units)
+            await daemon.more_units(10)
+            daemon.units.clear()
+            await daemon.more_units(10)
+            assert all(unit.quality is Quality.HD for unit in daemon.units)
+
+    asyncio.run(scenario())
+
+
+def test_a_try_of_sd_that_gives_no_picture_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(stall_s=0.5) as daemon:
+            # As if its encoder did nothing.
+            order = daemon.camera._order_while_running
+            monkeypatch.setattr(
+                daemon.camera,
+                "_order_while_running",
+                lambda each: None if isinstance(each, EncodeSd) else order(each),
+            )
+            daemon.camera.want(wanted=True)
+            with pytest.raises(CameraUnavailable, match=r"SD delivered no picture for 0.5 s"):
+                async with asyncio.timeout(GENEROUS_S):
+                    await daemon.camera.picture(sd=True)
+            await daemon.more_units(3)
+
+    asyncio.run(scenario())
+
+
+def test_where_there_is_no_sd_it_is_not_tried(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        film = tmp_path / "film.h264"
+        async with running() as drawn:
+            drawn.camera.want(wanted=True)
+            await drawn.more_units(20)
+            film.write_bytes(b"".join(unit.payload for unit in drawn.units))
+        async with running(source="file", path=str(film)) as daemon:
+            daemon.camera.want(wanted=True)
+            async with asyncio.timeout(GENEROUS_S):
+                await daemon.camera.picture(sd=True)
+            assert (daemon.sd_failures, daemon.camera.sd_error) == ([], None)
+
+    asyncio.run(scenario())

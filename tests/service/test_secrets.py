@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from edge.client import CameraClient, Signer
 from edge.contract.messages import IceServer
 from edge.errors import Rejected
+from edge.signalling.broker import Message
 from edge.signalling.paho_broker import PahoBroker
 from edge.signalling.settings import MqttSettings
 from tests.rigs.daemon import ROOT, Daemon, required
@@ -25,22 +26,35 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from pathlib import Path
 
-    from edge.signalling.broker import Message
-
+SHADOW = "edge/v1/cam-1/shadow"
 SDP = (ROOT / "tests/offers/chrome.sdp").read_text()
 
 
 class Overheard:
-    """All that the daemon publishes, for as long as a test runs."""
+    """All that the daemon publishes, for as long as a test runs; and settings are left for it."""
 
     def __init__(self, mqtt: MqttSettings) -> None:
         self.said: list[bytes] = []
+        self.topics: set[str] = set()
+        self._came = asyncio.Event()
         self._broker = PahoBroker(mqtt, "eavesdropper", ("#",), None)
         self._broker.listen(self._hear, lambda _: None)
 
     def _hear(self, message: Message) -> None:
-        if not message.topic.endswith("/command"):
+        if not message.topic.endswith(("/command", "/delta")):
             self.said.append(message.payload)
+            self.topics.add(message.topic)
+            self._came.set()
+
+    async def until(self, *parts: bytes) -> None:
+        """That one message has all of these."""
+        async with asyncio.timeout(20):
+            while not any(all(part in said for part in parts) for said in self.said):
+                self._came.clear()
+                await self._came.wait()
+
+    async def publish(self, topic: str, fields: dict[str, Any]) -> None:
+        await self._broker.publish(Message(topic, json.dumps(fields).encode(), retain=True))
 
     async def run(self) -> None:
         await self._broker.run(asyncio.Event())
@@ -60,7 +74,7 @@ async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_pa
     broker = Mosquitto(tmp_path)
     daemon = Daemon(
         tmp_path,
-        broker.settings(tls=False, reconnect_cap_s=1),
+        broker.settings(tls=False, reconnect_cap_s=1, telemetry_s=0.1),
         auth=required(signer, tmp_path),
         ice={"allowed_hosts": ["127.0.0.1"]},
         log={"level": "debug"},
@@ -91,6 +105,11 @@ async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_pa
             (session,) = await camera.sessions(token=manage)
             assert session.viewer == "anna"
             assert await code_of(camera.offer(SDP, token=view)) == "replayed"
+            # An unknown key is told by its name, as one of the settings file is; a value never.
+            desired = {"key-n4me": "unknown-s3cret", "log": {"level": "level-s3cret"}, "sessions": "section-s3cret"}
+            await overheard.publish(f"{SHADOW}/update/delta", {"version": 1, "state": desired})
+            await overheard.until(b'"reported"', b"refused", b"key-n4me: unknown key")
+            await overheard.until(b"settings.refused", b"key-n4me")
             overheard.said.append(json.dumps(daemon.status()).encode() + daemon.metrics().encode())
             await asyncio.to_thread(daemon.stop)
             await asyncio.to_thread(daemon.start)
@@ -106,11 +125,13 @@ async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_pa
     everything = b"\n".join([*overheard.said, *kept, daemon.log().encode()])
     assert b"DEBUG" in everything
     assert b"session.answer" in everything
+    assert {"status", "event", "telemetry", "update"} <= {topic.rpartition("/")[2] for topic in overheard.topics}
     tokens = [part for token in (view, manage, foreign) for part in token.split(".")[1:]]
     private = OKPAlgorithm.to_jwk(key, as_dict=True)["d"]
     passwords = re.findall(r"a=ice-pwd:(\S+)", SDP)
     assert passwords
-    for secret in (*tokens, private, *passwords, "turn-s3cret", "evil-s3cret"):
+    values = ("turn-s3cret", "evil-s3cret", "unknown-s3cret", "level-s3cret", "section-s3cret")
+    for secret in (*tokens, private, *passwords, *values):
         assert secret.encode() not in everything
 
 

@@ -24,12 +24,12 @@ from edge.settings import load_settings
 from edge.signalling.broker import Message
 from edge.signalling.paho_broker import PahoBroker
 from edge.signalling.settings import MqttSettings
-from tests.picamera2.test_viewers import Viewer
 from tests.rigs.aws_shadow import AwsShadow
 from tests.rigs.camera import running
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import Daemon
 from tests.rigs.mosquitto import Mosquitto
+from tests.rigs.viewer import Viewer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -159,6 +159,21 @@ async def test_what_is_in_force_survives_a_restart_without_a_broker_and_what_cam
         await asyncio.to_thread(daemon.start)
         await again.until(lambda: again.outcome == ("applied", latest))
         assert again.reported["sessions"] == {"max_viewers": 4}
+
+
+async def test_a_shadow_that_was_deleted_and_counts_anew_is_followed(broker: Mosquitto, daemon: Daemon) -> None:
+    async with AwsShadow(settings(broker)).serving() as shadow:
+        await asyncio.to_thread(daemon.start)
+        for limit in (2, 3, 4):
+            await shadow.desire({"sessions": {"max_viewers": limit}})
+        await shadow.until(lambda: shadow.outcome == ("applied", shadow.version - 1))
+        shadow.forget()
+        gets = shadow.requests.count("get")
+        version = await shadow.desire({"sessions": {"max_viewers": 1}})
+        assert version == 1
+        await shadow.until(lambda: shadow.outcome == ("applied", 1))
+        assert shadow.reported["sessions"] == {"max_viewers": 1}
+        assert shadow.requests.count("get") <= gets + 2
 
 
 async def test_by_awss_client_too(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class FakeTuning:
     def __init__(self) -> None:
         self.desired: list[tuple[dict[str, Any], int | None, object]] = []
         self.now: dict[str, Any] = {"sessions": {"max_viewers": 5}, "outcome": None}
+        self.version: int | None = None
 
     def desire(self, values: dict[str, Any], version: int | None, stamp: object) -> None:
         self.desired.append((values, version, stamp))
@@ -37,9 +38,10 @@ class FakeTuning:
 class Door:
     """The door of a device; a test is the service, or the backend."""
 
-    def __init__(self, *, asks: bool, answer_s: float) -> None:
+    def __init__(self, *, asks: bool, answer_s: float, version: int | None) -> None:
         self.broker = FakeBroker()
         self.tuning = FakeTuning()
+        self.tuning.version = version
         self.counters: Counter[str] = Counter()
         self.errors: list[EdgeError] = []
         self.topics = Topics("cam-1").shadow(at_aws=asks)
@@ -78,8 +80,9 @@ class Door:
 
 
 @asynccontextmanager
-async def door(*, asks: bool = True, answer_s: float = 5) -> AsyncIterator[Door]:
-    made = Door(asks=asks, answer_s=answer_s)
+async def door(*, asks: bool = True, answer_s: float = 5, version: int | None = None) -> AsyncIterator[Door]:
+    """`version`: the last before a restart."""
+    made = Door(asks=asks, answer_s=answer_s, version=version)
     task = asyncio.create_task(made.shadow.run(asyncio.Event()))
     made.shadow.link(True)
     try:
@@ -99,7 +102,6 @@ async def test_a_new_link_asks_for_what_is_desired_and_reports_what_differs() ->
         assert await d.quiet()
         # Told again that there is a difference, after one's own report, is nothing new.
         d.come("update/delta", {"state": desired, "version": 8})
-        d.come("update/accepted", {"state": {"desired": desired}, "version": 6})
         assert await d.quiet()
         d.shadow.link(False)
         d.shadow.link(True)
@@ -170,20 +172,59 @@ async def test_a_refused_report_is_told_once_and_tried_again(
         assert d.counters == {"shadow_requests_failed": 2}
 
 
-async def test_a_service_that_does_not_answer_is_asked_so_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("random.random", lambda: 0.0)
-    async with door(answer_s=0.01) as d:
-        async with asyncio.timeout(5):
-            while d.counters["shadow_requests_failed"] < 7:
-                await asyncio.sleep(0.01)
-        assert len(d.broker.published) == 7
-        d.broker.published.clear()
-        await asyncio.sleep(0.05)
+async def test_a_service_that_does_not_answer_is_asked_for_as_long_as_the_link_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The waits are short, until one is long.
+    draws = [0.0] * 20
+    monkeypatch.setattr("random.random", lambda: draws.pop() if draws else 0.99)
+    async with door() as d:
+        for _ in range(21):
+            token = (await d.asked("get"))["clientToken"]
+            d.come("get/rejected", {"code": 429, "message": "throttled", "clientToken": token})
         assert await d.quiet()
-        assert [error.code for error in d.errors] == [Code.TIMEOUT]
-        # The next news is a new beginning.
+        assert d.counters == {"shadow_requests_failed": 21}
+        assert [error.code for error in d.errors] == [Code.RATE_LIMITED]
+        assert d.shadow._backoff.next_s(1.0) == 900
+        # News end the wait.
         d.shadow.changed()
+        token = (await d.asked("get"))["clientToken"]
+        d.come("get/rejected", {"code": 429, "message": "throttled", "clientToken": token})
+        assert await d.quiet()
+        d.shadow.link(False)
+        d.shadow.link(True)
         await d.answer_get(1, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+
+
+@pytest.mark.parametrize("given", [1, 8])
+async def test_a_lower_version_makes_it_ask_once_and_what_is_given_then_counts(given: int) -> None:
+    """The shadow was deleted and counts anew; or only the message is late."""
+    async with door() as d:
+        await d.answer_get(8, desired={"a": 8}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        d.come("update/accepted", {"state": {"desired": {"a": 1}}, "version": 1})
+        d.come("update/delta", {"state": {"a": 1}, "version": 1})
+        await d.answer_get(given, desired={"a": given}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert d.tuning.desired[-1][:2] == ({"a": given}, given)
+        d.come("update/delta", {"state": {"a": 2}, "version": given + 1})
+        await d.answer_get(given + 1, desired={"a": 2}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+
+
+async def test_deleted_after_something_was_told_the_lower_version_is_taken_when_it_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    async with door() as d:
+        await d.answer_get(8, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        d.come("update/delta", {"state": {"a": 1}, "version": 9})
+        for _ in range(2):
+            await d.answer_get(1, desired={"a": 2}, reported={"sessions": {"max_viewers": 5}})
+        assert await d.quiet()
+        assert [version for _, version, _ in d.tuning.desired] == [8, 1]
 
 
 async def test_a_link_that_breaks_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,3 +291,21 @@ async def test_on_own_topics_the_delta_is_the_whole_and_all_is_retained() -> Non
         (report,) = d.broker.published
         assert report.retain
         assert report.topic == "edge/v1/cam-1/shadow/update"
+
+
+async def test_on_own_topics_an_older_version_is_refused_over_links_and_restarts() -> None:
+    async with door(asks=False, version=4) as d:
+        d.come("update/delta", {"state": {"a": 3}, "version": 3})
+        d.come("update/delta", {"state": {"a": 5}, "version": 5})
+        d.shadow.link(False)
+        d.shadow.link(True)
+        d.come("update/delta", {"state": {"a": 4}, "version": 4})
+        assert d.tuning.desired == [({"a": 5}, 5, 5)]
+        assert d.counters == {"shadow_documents_refused": 2}
+        assert [error.message for error in d.errors] == [
+            f"shadow: version {version} is older than the last, {version + 1}" for version in (3, 4)
+        ]
+        # Without a version it counts, and what comes after it is counted anew.
+        d.come("update/delta", {"state": {"a": 0}})
+        d.come("update/delta", {"state": {"a": 1}, "version": 1})
+        assert d.tuning.desired[1:] == [({"a": 0}, None, None), ({"a": 1}, 1, 1)]

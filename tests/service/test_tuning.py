@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge.errors import CameraUnavailable
+from edge.contract.codes import Code
+from edge.core.admission import admit
+from edge.errors import CameraUnavailable, Rejected
 from edge.sessions.wish import StreamWish
 from edge.settings import Settings, tunable, tuned
 from edge.tuning.service import Tuning
@@ -33,9 +35,14 @@ class FakeCamera:
         self.works = asyncio.Event()
         self.works.set()
         self.error: CameraUnavailable | None = None
+        self.sd_error: CameraUnavailable | None = None
+        self.tried: list[bool] = []
 
-    async def picture(self) -> None:
+    async def picture(self, *, sd: bool) -> None:
+        self.tried.append(sd)
         await self.works.wait()
+        if sd and self.sd_error:
+            raise self.sd_error
 
 
 class House:
@@ -49,6 +56,7 @@ class House:
         self.on_disk: list[dict[str, Any]] = []
         self.events: list[tuple[str, int | None]] = []
         self.errors: list[EdgeError] = []
+        self.refusal: Rejected | None = None
         self.uses = 0
         self.used = 0
         self.changed = asyncio.Event()
@@ -76,6 +84,9 @@ class House:
 
     @contextmanager
     def _open(self) -> Iterator[None]:
+        admit(running=self.wish.running, sessions=0, max_viewers=1)
+        if self.refusal is not None:
+            raise self.refusal
         self.uses += 1
         self.used += 1
         try:
@@ -265,3 +276,99 @@ async def test_what_comes_in_a_trial_takes_its_place_or_leaves_it_alone() -> Non
         await h.becomes("applied", 4)
         await settled()
         assert (h.uses, h.applied[-1]) == (0, FEWER)
+
+
+async def begun_on_disk(h: House) -> bool:
+    await settled()
+    assert h.kept.fields is not None
+    return bool(h.kept.fields["trial"]["begun"])
+
+
+async def test_stopped_again_while_the_trial_is_written_down_it_waits() -> None:
+    async with house() as h:
+        h.wished(running=False)
+        h.tuning.desire(LESS, 1, None)
+        await h.becomes("trying", 1)
+        await settled()
+        h.kept.gate.clear()
+        h.wished(running=True)
+        await settled()
+        h.wished(running=False)
+        h.kept.gate.set()
+        assert await begun_on_disk(h) is False
+        assert h.used == 0
+        h.wished(running=True)
+        await h.becomes("applied", 1)
+
+
+async def test_a_camera_that_may_not_be_opened_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.tuning.service._AGAIN_S", 0.01)
+    async with house() as h:
+        h.refusal = Rejected(Code.STOPPED, "not now")
+        h.tuning.desire(LESS, 1, None)
+        await h.becomes("trying", 1)
+        while h.tuning.report()["outcome"]["reasons"] != ["they are tried later: not now"]:
+            await settled()
+        assert (await begun_on_disk(h), h.used) == (False, 0)
+        h.refusal = None
+        await h.becomes("applied", 1)
+
+
+async def test_another_range_of_sd_has_to_give_a_picture_of_sd() -> None:
+    async with house() as h:
+        h.tuning.desire(LESS, 1, None)
+        await h.becomes("applied", 1)
+        h.camera.sd_error = CameraUnavailable("SD cannot be encoded: no memory")
+        both = {"camera": {**LESS["camera"], "sd": {"max_bps": 500_000}}}
+        h.tuning.desire(both, 2, None)
+        await h.becomes("rolled_back", 2)
+        assert h.camera.tried == [False, True]
+        assert (h.applied[-1], h.uses) == (LESS, 0)
+        assert "no memory" in h.tuning.report()["outcome"]["reasons"][0]
+        h.camera.sd_error = None
+        h.tuning.desire(both, 3, "anew")
+        await h.becomes("applied", 3)
+
+
+async def test_what_the_disk_does_not_take_is_refused() -> None:
+    async with house() as h:
+        h.kept.full = True
+        h.tuning.desire(FEWER, 1, None)
+        await h.becomes("refused", 1)
+        assert "disk" in h.tuning.report()["outcome"]["reasons"][0]
+        assert (h.applied, h.tuning.report()["sessions"]) == ([], {"max_viewers": 5})
+        assert [error.code for error in h.errors] == [Code.INTERNAL]
+        h.kept.full = False
+        h.tuning.desire(FEWER, 2, "anew")
+        await h.becomes("applied", 2)
+
+
+@pytest.mark.parametrize("at", ["its beginning", "its end"])
+async def test_a_trial_that_the_disk_does_not_take_is_put_back(at: str) -> None:
+    async with house() as h:
+        h.camera.works.clear()
+        h.wished(running=at == "its end")
+        h.tuning.desire(LESS, 1, None)
+        await h.becomes("trying", 1)
+        await settled()
+        h.kept.full = True
+        h.wished(running=True)
+        h.camera.works.set()
+        await h.becomes("rolled_back", 1)
+        assert "disk" in h.tuning.report()["outcome"]["reasons"][0]
+        assert (h.applied, h.used) == ([LESS, {}], 1 if at == "its end" else 0)
+
+
+async def test_the_last_version_is_known_after_a_restart_whatever_became_of_it() -> None:
+    async with house() as h:
+        assert h.tuning.version is None
+        h.tuning.desire(FEWER, 4, 4)
+        await h.becomes("applied", 4)
+        h.tuning.desire(BAD, 5, 5)
+        await h.becomes("refused", 5)
+    async with house(h.kept) as again:
+        assert again.tuning.version == 5
+        # One without a version: what comes then counts anew.
+        again.tuning.desire(FEWER, None, None)
+        await again.becomes("applied", None)
+        assert again.tuning.version is None

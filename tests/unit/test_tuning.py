@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge.contract.shadow import Outcome
 from edge.contract.topics import Topics
 from edge.core.publish_limits import oversize
 from edge.core.tuning import mark, over, same_encoding, without_nulls
@@ -143,14 +139,6 @@ def test_what_does_not_fit_the_file_any_more_is_dropped_and_told() -> None:
     assert dropped.outcome is not None
     assert "do not fit" in dropped.outcome.reasons[0]
     assert dropped.outcome.reasons[1] == "camera.hd: min_bps is over max_bps"
-
-
-def test_the_documents_of_the_page_are_true() -> None:
-    page = (Path(__file__).parents[2] / "docs/shadow.md").read_text()
-    desired, report = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
-    outcome = Outcome.model_validate(report.pop("outcome"))
-    assert report == check(desired)
-    assert outcome.state == "applied"
 
 
 def test_reasons_are_bounded() -> None:
