@@ -159,8 +159,8 @@ class Daemon:
         set_level(settings.log.level)
         self._counters: Counter[str] = Counter()
         self._topics = Topics(settings.device.id, settings.mqtt.prefix)
-        self._wish = StreamWish(KeptFile(settings.state.dir / "wish.json"))
-        controls = KeptFile(settings.state.dir / "controls.json")
+        self._wish = StreamWish(KeptFile(settings.state.dir / "wish.json", self._failed))
+        controls = KeptFile(settings.state.dir / "controls.json", self._failed)
         self._camera = CameraProcess(
             settings.camera, self._push, self._camera_changed, self._sd_failed, values=controls.read()
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edge import __version__
+from edge.camera.lifecycle import HEALTHY_S
 from edge.camera.port import CameraState
 from edge.contract.messages import (
     BrokerStatus,
@@ -24,9 +26,9 @@ from edge.contract.messages import (
 from edge.core.access_unit import Quality
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
 
+    from edge.camera.lifecycle import Remedy
     from edge.camera.process import CameraProcess
     from edge.core.access_unit import AccessUnit
     from edge.errors import CameraUnavailable, EdgeError
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from edge.streaming.peer import PeerFactory
 
 log = logging.getLogger(__name__)
+
+_FAULTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,43 @@ class _Seen:
     @property
     def counts(self) -> dict[str, int]:
         return {"reopens": self.reopens, "restarts": self.restarts}
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """What was told of the camera since it was last well: it may fail for days, and other events are to be kept, too.
+
+    Each remedy's 1st, 2nd, 4th, 8th... try, each fault once and at most `_FAULTS` of them. That it is back: the first
+    time at once; then once it is well.
+    """
+
+    tries: Counter[Remedy | None] = field(default_factory=Counter)
+    faults: set[tuple[str, str]] = field(default_factory=set)
+    owed: bool = False
+    back: bool = False
+
+    def tried(self, remedy: Remedy | None) -> bool:
+        """Whether to tell that it is tried."""
+        self.tries[remedy] += 1
+        told = self.tries[remedy].bit_count() == 1
+        self.owed |= told
+        return told
+
+    def failed(self, error: CameraUnavailable) -> bool:
+        """Whether to tell that it is lost."""
+        if (error.code, error.message) in self.faults or len(self.faults) >= _FAULTS:
+            return False
+        self.faults.add((error.code, error.message))
+        self.owed = True
+        return True
+
+    def runs(self, *, well: bool) -> bool:
+        """Whether to tell that it is back."""
+        told = self.owed and (well or not self.back)
+        if told:
+            self.back, self.owed = True, False
+            self.faults.clear()
+        return told
 
 
 class Report:
@@ -98,13 +139,17 @@ class Report:
         self._pictures = self._pictures_told = 0
         self._last_error: LastError | None = None
         self._last_camera = _Seen()
-        self._tries_at_rest = 0
+        self._trouble: _Trouble | None = None
+        self._running_s = self._started_s
         self._recovered_at: datetime | None = None
 
     # What it is told.
 
     def unit(self, unit: AccessUnit) -> None:
         self._unit_s = time.monotonic()
+        if self._trouble is not None and self._unit_s - self._running_s >= HEALTHY_S:
+            self._runs(self._trouble, well=True)
+            self._trouble = None
         self._counters["access_units"] += 1
         self._pictures += unit.quality is Quality.HD
 
@@ -115,19 +160,22 @@ class Report:
         """Tell events of it."""
         camera, before = self._camera, self._last_camera
         now = self._last_camera = _Seen(camera.state, camera.error, camera.reopens, camera.restarts)
+        trouble = self._trouble or _Trouble()
         if now.tries > before.tries:
+            self._trouble = trouble
             self._recovered_at = datetime.now(UTC)
             remedy, why, _ = camera.recovery
-            self._notice("camera.recovering", None, {"tried": remedy, "why": why, **now.counts})
+            if trouble.tried(remedy):
+                self._notice("camera.recovering", None, {"tried": remedy, "why": why, **now.counts})
         if now.running and not before.running:
-            self._unit_s = time.monotonic()
-            if before.error or now.tries > self._tries_at_rest:
-                self._notice("camera.back", None, now.counts)
-            self._tries_at_rest = now.tries
+            self._unit_s = self._running_s = time.monotonic()
+            self._runs(trouble, well=False)
             self._tell_encoder()
         if now.error and now.error is not before.error:
+            self._trouble = trouble
             self.failed(now.error)
-            self._notice("camera.lost", None, {"error": now.error.message, "code": now.error.code, **now.counts})
+            if trouble.failed(now.error):
+                self._notice("camera.lost", None, {"error": now.error.message, "code": now.error.code, **now.counts})
 
     # What it says.
 
@@ -189,6 +237,10 @@ class Report:
         if self._camera.state is CameraState.RUNNING and now_s - self._unit_s > late_s:
             return "the camera counts as running and delivers nothing"
         return None
+
+    def _runs(self, trouble: _Trouble, *, well: bool) -> None:
+        if trouble.runs(well=well):
+            self._notice("camera.back", None, self._last_camera.counts)
 
     def _counts(self) -> dict[str, int]:
         return {

@@ -190,7 +190,7 @@ class Camera:
 
     def __init__(self, client: CameraClient, topics: Topics) -> None:
         self.last_status: Status | None = None
-        """As the device last said, by itself or asked by `status`; None before it did."""
+        """As the device, or its last will, last said, by itself or asked by `status`; None before it did."""
         self._online = asyncio.Event()
         self._client = client
         self._topics = topics
@@ -288,7 +288,9 @@ class Camera:
     async def status(self, *, token: str | None = None) -> Status:
         """What is true now."""
         status = await self._ask("status.get", EmptyBody(), token, Status)
-        self._keep_status(status)
+        # What the device said by itself since then counts more: it may be its last word.
+        if self.last_status is None or status.at >= self.last_status.at:
+            self._keep_status(status)
         return status
 
     async def online(self) -> None:

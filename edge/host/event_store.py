@@ -24,6 +24,7 @@ class EventStore(Rows[tuple[str, bytes]]):
     _ALL = "SELECT id, payload FROM events ORDER BY number"
     _PUT = "INSERT OR IGNORE INTO events (id, payload) VALUES (?, ?)"
     _DROP = "DELETE FROM events WHERE id = ?"
+    _KEY = 1
     _SYNCHRONOUS = "FULL"
 
     def __init__(self, path: Path) -> None:

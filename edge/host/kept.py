@@ -8,17 +8,24 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from edge.contract.codes import Code
+from edge.errors import Rejected
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from edge.errors import EdgeError
 
 log = logging.getLogger(__name__)
 
 
 class KeptFile:
-    """One JSON object, replaced as a whole. What cannot be read or written is told in the log, and no more."""
+    """One JSON object, replaced as a whole. That it cannot be read, or written, is in the log; the latter `failed` hears."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, failed: Callable[[EdgeError], None] = lambda _: None) -> None:
         self._path = path
+        self._failed = failed
 
     def read(self) -> dict[str, Any] | None:
         """None: there is nothing yet, or nothing readable."""
@@ -36,7 +43,9 @@ class KeptFile:
         try:
             await asyncio.to_thread(self._write, json.dumps(fields))
         except OSError as exc:
-            log.error("%s cannot be written (%s): it will not survive a restart", self._path, exc.strerror)  # noqa: TRY400
+            said = f"{self._path} cannot be written ({exc.strerror}): it will not survive a restart"
+            log.error(said)  # noqa: TRY400
+            self._failed(Rejected(Code.INTERNAL, said))
             return False
         return True
 

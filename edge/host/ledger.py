@@ -9,7 +9,7 @@ from edge.host.rows import Rows
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 
@@ -26,6 +26,7 @@ class Ledger(Rows[Row]):
     _ALL = "SELECT kind, sender, id, until_s, client, reply FROM once ORDER BY until_s"
     _PUT = "INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)"
     _DROP = "DELETE FROM once WHERE kind = ? AND sender = ? AND id = ?"
+    _KEY = 3
     _SYNCHRONOUS = "NORMAL"
 
     def __init__(self, path: Path, wall_s: Callable[[], float]) -> None:
@@ -44,5 +45,9 @@ class Ledger(Rows[Row]):
         """Forget a row soon."""
         self._change(key, None)
 
-    def _tidy(self, database: sqlite3.Connection) -> None:
-        database.execute("DELETE FROM once WHERE until_s <= ?", (self._wall_s(),))
+    def _tidy(self, database: sqlite3.Connection) -> Iterable[tuple[str, ...]]:
+        past = "DELETE FROM once WHERE until_s <= ? RETURNING kind, sender, id"
+        return database.execute(past, (self._wall_s(),)).fetchall()
+
+    def _matters(self, key: tuple[str, ...], row: Row | None) -> bool:
+        return super()._matters(key, row) and (row is None or row.until_s > self._wall_s())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -28,6 +29,8 @@ _LIMIT = 1000
 _PATIENCE_S = 2.0
 _SHARE = 4
 _AGAIN_CAP_S = 300.0
+_LINKED_AGAIN_S = 10.0
+_HUNG_UP_S = 2.0
 _GOODBYE_S = 2.0
 
 
@@ -48,7 +51,8 @@ class Events:
     `store`, and further ones until none waits any more: so they come after a restart, too.
 
     At most a `_SHARE`th of `publishes_per_s` is taken: what gathered does not crowd out replies. A broker that refuses
-    an event, or hangs up on it (AWS IoT, where the policy does not allow it), is tried ever more rarely.
+    an event, or hangs up on it (AWS IoT, where the policy does not allow it), is tried ever more rarely; one that comes
+    back from anything else, within `_LINKED_AGAIN_S`.
     """
 
     def __init__(
@@ -64,6 +68,9 @@ class Events:
         self._keeping = False
         self._ending = False
         self._changed = asyncio.Event()
+        self._linked_again = asyncio.Event()
+        self._tried_s = float("-inf")
+        self._hung_up = False
         for event_id, payload in store.open():
             self._add(_Waiting(event_id, payload, kept=True))
             self._keeping = True
@@ -79,7 +86,10 @@ class Events:
         """The link came or went."""
         if up:
             self._changed.set()
+            if not self._hung_up:
+                self._linked_again.set()
         else:
+            self._hung_up = asyncio.get_running_loop().time() - self._tried_s < _HUNG_UP_S
             self._keep()
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -108,15 +118,25 @@ class Events:
                     await asyncio.sleep(self._pause_s)
                 else:
                     self._keep()
-                    await asyncio.sleep(self._backoff.next_s(random.random()))  # noqa: S311  jitter
+                    await self._sleep(self._backoff.next_s(random.random()))  # noqa: S311  jitter
             if self._ending:
                 return
             self._changed.clear()
             await self._changed.wait()
 
+    async def _sleep(self, wait_s: float) -> None:
+        """At most so long."""
+        self._linked_again.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._linked_again.wait()
+                await asyncio.sleep(random.random() * _LINKED_AGAIN_S)  # noqa: S311  jitter
+
     async def _send(self, event: _Waiting) -> bool:
         """Whether it is done with: it is acknowledged, or will never fit."""
-        late = asyncio.get_running_loop().call_later(_PATIENCE_S, self._keep)
+        loop = asyncio.get_running_loop()
+        self._tried_s = loop.time()
+        late = loop.call_later(_PATIENCE_S, self._keep)
         try:
             await self._broker.publish(Message(self._topic, event.payload))
         except BrokerLost:

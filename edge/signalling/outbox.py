@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LIMIT = 256
-_STATUS_EVERY_S = 0.25
+_STATUS_EVERY_S = 1.0
+"""AWS IoT has a quota for the retained messages of a topic."""
 _STATUS_AGAIN_S = 2.0
 _AT_ONCE = 8
-_GOODBYE_S = 1.5
+_REST_S = 1.0
+_OFFLINE_S = 3.0
 
 
 class Outbox:
     """Sends for everybody, so that nobody waits for the broker. Event loop only.
 
     Replies and telemetry: a queue of `_LIMIT`, the oldest dropped and counted when it is full; while there is no
-    broker nothing is kept, since a reply's asker has given up by then. Status: latest wins, at most four a second, and
+    broker nothing is kept, since a reply's asker has given up by then. Status: latest wins, at most one a second, and
     again where it was not acknowledged.
     """
 
@@ -44,6 +47,7 @@ class Outbox:
         self._queue: deque[Message] = deque()
         self._filled = asyncio.Event()
         self._stale = asyncio.Event()
+        self._told_s = float("-inf")
 
     def put(self, message: Message) -> None:
         """Queue a message."""
@@ -78,9 +82,9 @@ class Outbox:
                 ready.set()
         finally:
             # Each has its time: a queue that does not move must not leave the device online for ever.
-            for rest in (self._send_rest, self._send_offline):
+            for rest, most_s in ((self._send_rest, _REST_S), (self._send_offline, _OFFLINE_S)):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_GOODBYE_S):
+                    async with asyncio.timeout(most_s):
                         await rest()
 
     async def _send_queue(self) -> None:
@@ -94,7 +98,7 @@ class Outbox:
         while True:
             await self._stale.wait()
             self._stale.clear()
-            if self._broker.connected and not await self._send(self._told(self._status())):
+            if self._broker.connected and not await self._tell(self._status()):
                 self._stale.set()
                 await asyncio.sleep(_STATUS_AGAIN_S)
             await asyncio.sleep(_STATUS_EVERY_S)
@@ -104,10 +108,17 @@ class Outbox:
             await self._send(self._queue.popleft())
 
     async def _send_offline(self) -> None:
-        await self._send(self._told(self._status().model_copy(update={"online": False})))
+        """Until it is acknowledged."""
+        while self._broker.connected:
+            await asyncio.sleep(self._told_s + _STATUS_EVERY_S - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STATUS_EVERY_S):
+                    if await self._tell(self._status().model_copy(update={"online": False})):
+                        return
 
-    def _told(self, status: Status) -> Message:
-        return Message(self._topics.status, status.model_dump_json().encode(), retain=True)
+    async def _tell(self, status: Status) -> bool:
+        self._told_s = time.monotonic()
+        return await self._send(Message(self._topics.status, status.model_dump_json().encode(), retain=True))
 
     async def _send(self, message: Message) -> bool:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +13,10 @@ from pydantic import SecretStr
 from edge.client import Camera, CameraClient
 from edge.client.inbox import EventFeed, Sessions
 from edge.contract.codes import Code, EndReason
-from edge.contract.messages import CameraNoticeBody, CandidateBody, ClosedBody, Event, IceServer
+from edge.contract.messages import CameraNoticeBody, CandidateBody, ClosedBody, Event, IceServer, Status
 from edge.demo.broker import EmbeddedBroker
 from edge.errors import BrokerLost, Rejected
+from edge.signalling.broker import Message
 from tests.rigs.daemon import free_port
 from tests.rigs.fake_device import ANSWER_SDP, FakeDevice, mqtt_settings
 
@@ -136,6 +137,24 @@ async def test_events_and_the_status_that_the_device_sends_by_itself(camera: Cam
     async with asyncio.timeout(5):
         await camera.online()
     assert camera.last_status is not None
+    assert camera.last_status.online
+
+
+async def test_a_status_that_was_asked_for_does_not_hide_what_the_device_said_after_it(camera: Camera) -> None:
+    def said(online: bool, at: datetime) -> None:
+        status = Status(device="cam-1", online=online, at=at, version="0.1.0")
+        camera.receive(Message("edge/v1/cam-1/status", status.model_dump_json().encode()))
+
+    later = datetime.now(UTC) + timedelta(hours=1)
+    said(online=False, at=later)
+    assert (await camera.status()).online
+    assert camera.last_status is not None
+    assert not camera.last_status.online
+    # The last will's time is that of the device's start.
+    said(online=True, at=later)
+    said(online=False, at=later - timedelta(hours=9))
+    assert not camera.last_status.online
+    assert (await camera.status()).online
     assert camera.last_status.online
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +31,7 @@ from edge.contract.messages import (
 from edge.contract.replies import REPLIES
 from edge.contract.topics import Topics
 from edge.core.budget import CommandRates
-from edge.errors import CameraUnavailable, Rejected
+from edge.errors import BrokerLost, CameraUnavailable, Rejected
 from edge.signalling import outbox
 from edge.signalling.authority import Authority
 from edge.signalling.broker import Message
@@ -377,6 +378,66 @@ async def test_the_status_is_retained_and_says_offline_at_the_end() -> None:
     assert json.loads(last.payload)["online"] is False
 
 
+async def test_between_two_statuses_is_a_while_before_the_last_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outbox._STATUS_EVERY_S >= 1
+    monkeypatch.setattr(outbox, "_STATUS_EVERY_S", 0.2)
+    made = MqttDoor()
+    begun_s = time.monotonic()
+    times: list[float] = []
+    publish = made.broker.publish
+
+    async def noted(sent: Message) -> None:
+        times.append(time.monotonic())
+        await publish(sent)
+
+    monkeypatch.setattr(made.broker, "publish", noted)
+    async with running(made.outbox.run):
+        while len(times) < 3:
+            made.outbox.status_changed()
+            await asyncio.sleep(0.01)
+    assert json.loads(made.broker.published[-1].payload)["online"] is False
+    assert times[0] - begun_s < 0.2
+    assert len(times) == 4
+    assert all(later - earlier >= 0.19 for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_offline_is_said_twice_where_it_is_not_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    monkeypatch.setattr(outbox, "_STATUS_EVERY_S", 0.05)
+    made = MqttDoor()
+    tries = 0
+    publish = made.broker.publish
+
+    async def deaf(sent: Message) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1 and silent:
+            await asyncio.Event().wait()
+        if tries == 1:
+            raise BrokerLost("the broker did not acknowledge in time")
+        await publish(sent)
+
+    monkeypatch.setattr(made.broker, "publish", deaf)
+    async with running(made.outbox.run):
+        pass
+    assert tries == 2
+    assert [json.loads(sent.payload)["online"] for sent in made.broker.published] == [False]
+
+
+async def test_a_stop_does_not_wait_long_for_a_broker_that_acknowledges_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert outbox._REST_S + outbox._OFFLINE_S <= 4
+    monkeypatch.setattr(outbox, "_REST_S", 0.05)
+    monkeypatch.setattr(outbox, "_OFFLINE_S", 0.05)
+    made = MqttDoor()
+    made.broker.gate.clear()
+    async with asyncio.timeout(5), running(made.outbox.run):
+        made.outbox.put(Message(REPLY_TO, b"{}"))
+
+
 async def test_what_cannot_be_sent_without_a_broker_is_counted() -> None:
     made = MqttDoor()
     async with running(made.outbox.run):
@@ -387,6 +448,7 @@ async def test_what_cannot_be_sent_without_a_broker_is_counted() -> None:
 
 async def test_a_status_that_was_not_acknowledged_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "_STATUS_AGAIN_S", 0.01)
+    monkeypatch.setattr(outbox, "_STATUS_EVERY_S", 0.01)
     made = MqttDoor()
     made.broker.failing = 2
     async with running(made.outbox.run):

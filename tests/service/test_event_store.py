@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from edge.host import event_store
+import pytest
+
+from edge.core.backoff import Backoff
+from edge.host import event_store, rows
 from edge.host.event_store import EventStore
 from tests.rigs.daemon import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
-
-    import pytest
 
 
 @asynccontextmanager
@@ -40,6 +42,32 @@ def row(name: str) -> tuple[str, bytes]:
 def put(store: EventStore, *names: str) -> None:
     for name in names:
         store.put(*row(name))
+
+
+def on_disk(path: Path) -> list[str]:
+    database = sqlite3.connect(path)
+    found = [name for (name,) in database.execute("SELECT id FROM events ORDER BY number")]
+    database.close()
+    return found
+
+
+def refuse(store: EventStore, on: bool) -> None:
+    """The disk takes nothing."""
+    assert store._database is not None
+    store._database.execute(f"PRAGMA query_only = {on}")
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again."""
+    monkeypatch.setattr(rows, "_AGAIN_CAP_S", 0.02)
+    monkeypatch.setattr(event_store, "_GATHER_S", 0.01)
 
 
 async def test_they_survive_a_restart_in_their_order(tmp_path: Path) -> None:
@@ -84,9 +112,9 @@ async def test_a_thousand_are_sent_with_few_writes(tmp_path: Path, monkeypatch: 
     writes: list[int] = []
     write = EventStore._write
 
-    def counting(store: EventStore, changes: Mapping[tuple[str, ...], tuple[str, bytes] | None]) -> None:
-        write(store, changes)
+    def counting(store: EventStore, changes: Mapping[tuple[str, ...], tuple[str, bytes] | None]) -> bool:
         writes.append(len(changes))
+        return write(store, changes)
 
     monkeypatch.setattr(EventStore, "_write", counting)
     async with opened(path, *names) as store:
@@ -120,7 +148,8 @@ async def test_without_a_disk_it_says_so_once_and_counts(tmp_path: Path, caplog:
     assert caplog.text.count("will not survive a restart") == 1
 
 
-async def test_a_full_disk_is_told_once_and_counted_and_takes_more_when_it_has_room(
+@pytest.mark.usefixtures("soon")
+async def test_a_full_disk_is_told_once_and_counted_and_takes_all_when_it_has_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "events.sqlite"
@@ -130,15 +159,76 @@ async def test_a_full_disk_is_told_once_and_counted_and_takes_more_when_it_has_r
         store._database.execute(f"PRAGMA max_page_count = {pages}")
         for name in "abc":
             store.put(name, b"x" * 100_000)
-            async with asyncio.timeout(10):
-                while store.unwritten < "abc".index(name) + 1:
-                    await asyncio.sleep(0.01)
+            await until(lambda name=name: store.unwritten == "abc".index(name) + 1)  # type: ignore[misc]
         assert caplog.text.count("database or disk is full") == 1
         store._database.execute("PRAGMA max_page_count = 1000")
+        await until(lambda: on_disk(path) == [*"abc"])
         put(store, "d")
+        await until(lambda: on_disk(path) == [*"abcd"])
     assert store.unwritten == 3
-    async with opened(path, "d"):
-        pass
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_was_sent_while_the_disk_took_nothing_does_not_come_again(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite"
+    async with opened(path) as store:
+        put(store, *"abc")
+        await until(lambda: on_disk(path) == [*"abc"])
+        refuse(store, True)
+        store.drop("a")
+        store.drop("c")
+        put(store, "d")
+        await until(lambda: store.unwritten == 1)
+        refuse(store, False)
+        await until(lambda: on_disk(path) == [*"bd"])
+    assert store.unwritten == 1
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_waits_for_the_disk_is_no_more_than_what_is_to_be_kept(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite"
+    async with opened(path) as store:
+        put(store, "there")
+        await until(lambda: on_disk(path) == ["there"])
+        refuse(store, True)
+        store.drop("there")
+        for number in range(1000):
+            put(store, str(number))
+            if number >= 3:
+                store.drop(str(number - 3))
+            await asyncio.sleep(0)
+        await until(lambda: [key for (key,) in store._changes] == ["there", "997", "998", "999"])
+        refuse(store, False)
+        await until(lambda: on_disk(path) == ["997", "998", "999"])
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_disk_that_comes_later_takes_what_waits(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "events.sqlite"
+    async with opened(path) as store:
+        put(store, "a")
+        await until(lambda: store.unwritten == 1)
+        path.parent.mkdir()
+        await until(path.exists)
+        await until(lambda: not store._told)
+        assert on_disk(path) == ["a"]
+
+
+async def test_a_disk_that_takes_nothing_is_tried_ever_more_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    class Noted(Backoff):
+        def next_s(self, draw: float) -> float:
+            waits.append(Backoff.next_s(self, draw))
+            return 0 if len(waits) < 7 else 60
+
+    monkeypatch.setattr(rows, "Backoff", Noted)
+    async with opened(tmp_path / "nowhere" / "events.sqlite") as store:
+        put(store, "a")
+        await until(lambda: len(waits) == 7)
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
 
 
 async def test_a_disk_that_fails_at_the_start_takes_nothing_from_what_is_on_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge.contract.codes import Code
+from edge.core.backoff import Backoff
 from edge.errors import Rejected
 from edge.signalling import events
 from edge.signalling.events import Events
@@ -135,6 +136,27 @@ async def test_what_was_not_acknowledged_is_sent_again_before_newer_ones(device:
         await until(lambda: device.sent() == ["a", "b"])
         assert device.store.puts == 2
         await until(lambda: device.kept() == [])
+
+
+@pytest.mark.parametrize("hung_up", [False, True])
+async def test_a_link_that_is_back_is_used_soon_unless_the_broker_hung_up_on_an_event(
+    device: Device, monkeypatch: pytest.MonkeyPatch, hung_up: bool
+) -> None:
+    monkeypatch.setattr(events, "_LINKED_AGAIN_S", 0.01)
+    monkeypatch.setattr(events, "_HUNG_UP_S", 60 if hung_up else 0)
+    monkeypatch.setattr(device.events, "_backoff", Backoff(300, 300, 300))
+    device.broker.failing = 1
+    async with device.running():
+        device.happens("a")
+        await until(lambda: device.events._backoff.tries == 1)
+        device.link(False)
+        device.link(True)
+        if hung_up:
+            await asyncio.sleep(0.1)
+            assert device.sent() == []
+        else:
+            await until(lambda: device.sent() == ["a"])
+        monkeypatch.setattr(events, "_GOODBYE_S", 0)
 
 
 async def test_a_link_that_breaks_keeps_what_waits(device: Device) -> None:

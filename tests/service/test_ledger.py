@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from edge.core.once import Row
+from edge.host import rows
 from edge.host.ledger import Ledger
 from tests.rigs.daemon import ROOT
 
@@ -112,3 +113,28 @@ async def test_without_a_disk_it_goes_on_and_says_so_once(tmp_path: Path, caplog
             ledger.put(row(number))
             await asyncio.sleep(0.01)
     assert caplog.text.count("will not survive a restart") == 1
+
+
+async def test_what_waits_for_the_disk_is_no_more_than_what_still_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_AGAIN_CAP_S", 0.01)
+    now_s = 0.0
+    ledger = Ledger(tmp_path / "once.sqlite", lambda: now_s)
+    ledger.open()
+    async with running(ledger):
+        ledger.put(row(0, until_s=15))
+        async with asyncio.timeout(10):
+            while row(0).key not in ledger._there:
+                await asyncio.sleep(0.01)
+            assert ledger._database is not None
+            ledger._database.execute("PRAGMA query_only = ON")
+            for number in range(1, 200):
+                now_s = number / 10
+                ledger.put(row(number, until_s=now_s + 1))
+            while len(ledger._changes) != 10:
+                await asyncio.sleep(0.01)
+            ledger._database.execute("PRAGMA query_only = OFF")
+            while ledger._there != {row(number).key for number in range(190, 200)}:
+                await asyncio.sleep(0.01)
+    assert [found.id for found in await kept(tmp_path / "once.sqlite", now_s)] == [f"c-{n}" for n in range(190, 200)]

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge import report
+from edge.camera.lifecycle import Remedy
+from edge.camera.port import CameraState
 from edge.camera.process import CameraProcess
 from edge.camera.settings import CameraSettings
 from edge.contract.messages import SessionInfo
 from edge.contract.topics import Topics
 from edge.core.access_unit import AccessUnit, Quality
+from edge.errors import CameraUnavailable
 from edge.host.vitals import MachineVitals
 from edge.report import Report
 from edge.signalling.outbox import Outbox
@@ -124,3 +127,75 @@ async def test_telemetry_begins_at_a_moment_of_the_devices_own_and_is_lost_where
         said = await broker.sent(lambda message: message.topic == TOPICS.telemetry and not message.retain)
         assert said["viewers"] == 1
         assert json.dumps(said).count("cam-1") == 1
+
+
+class Troubled:
+    """A camera as a report sees it, which fails and recovers at a test's word."""
+
+    def __init__(self, told: Report, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self._camera = CameraProcess(CameraSettings(source="synthetic"), lambda _: None, lambda: None)
+        self._told, self._clock = told, clock
+        monkeypatch.setattr(told, "_camera", self._camera)
+        monkeypatch.setattr(told, "_notice", lambda kind, _, __: self.events.append(kind.removeprefix("camera.")))
+
+    def news(self) -> list[str]:
+        """Events since the last call."""
+        news, self.events = self.events, []
+        return news
+
+    def fails(self, why: str = "no camera found", remedy: Remedy = Remedy.REOPEN) -> None:
+        self._camera.state, self._camera.error = CameraState.FAILED, CameraUnavailable(why)
+        self._told.camera_changed()
+        self._camera._life.remedy = remedy
+        self._camera.reopens += remedy is Remedy.REOPEN
+        self._camera.restarts += remedy is Remedy.RESTART
+        self._told.camera_changed()
+
+    def runs(self, for_s: float) -> None:
+        self._camera.state, self._camera.error = CameraState.RUNNING, None
+        self._told.camera_changed()
+        self._clock.now_s += for_s
+        self._told.unit(AccessUnit(b"", 0, keyframe=False))
+
+
+@pytest.fixture
+def troubled(told: Report, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Troubled:
+    return Troubled(told, clock, monkeypatch)
+
+
+def test_a_camera_that_fails_for_a_day_makes_few_events(troubled: Troubled) -> None:
+    for _ in range(24 * 60 * 60 // 15):
+        for remedy in (Remedy.REOPEN, Remedy.REOPEN, Remedy.RESTART):
+            troubled.fails(remedy=remedy)
+    news = troubled.news()
+    assert news[:4] == ["lost", "recovering", "recovering", "recovering"]
+    assert news.count("lost") == 1
+    assert len(news) == 1 + 14 + 13
+    troubled.runs(for_s=60)
+    assert troubled.news() == ["back"]
+    troubled.fails()
+    assert troubled.news() == ["lost", "recovering"]
+
+
+def test_another_fault_of_a_camera_is_told_and_not_every_one(troubled: Troubled) -> None:
+    troubled.fails("it is in use by rpicam-vid (1)")
+    troubled.fails("no camera found")
+    assert troubled.news() == ["lost", "recovering", "lost", "recovering"]
+    for number in range(1000):
+        troubled.fails(f"it is in use by rpicam-vid ({number})")
+    assert troubled.news().count("lost") == 6
+
+
+def test_a_camera_that_stops_soon_each_time_it_is_back_makes_few_events(troubled: Troubled) -> None:
+    for _ in range(1000):
+        troubled.fails("the camera delivered no picture for 2 s")
+        troubled.runs(for_s=3)
+    news = troubled.news()
+    assert news[:5] == ["lost", "recovering", "back", "lost", "recovering"]
+    assert (news.count("lost"), news.count("back"), news.count("recovering")) == (2, 1, 10)
+    troubled.fails("the camera delivered no picture for 2 s")
+    troubled.runs(for_s=10)
+    assert troubled.news() == ["back"]
+    troubled.runs(for_s=10)
+    assert troubled.news() == []

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from edge.errors import EdgeError
     from tests.service.fakes import FakePeer
 
 OFFER = """v=0
@@ -236,11 +237,14 @@ async def test_an_unreadable_wish_counts_as_running(tmp_path: Path) -> None:
 
 
 async def test_a_wish_that_cannot_be_kept_holds_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    wish = StreamWish(KeptFile(tmp_path / "missing" / "wish.json"))
+    told: list[EdgeError] = []
+    wish = StreamWish(KeptFile(tmp_path / "missing" / "wish.json", told.append))
     wish.change(running=False, reason=None, bitrates={})
     await wish.keep()
     assert not wish.running
     assert "will not survive" in caplog.text
+    (error,) = told
+    assert "wish.json cannot be written (No such file or directory)" in error.message
 
 
 async def test_the_camera_closes_when_nobody_has_watched_and_not_for_a_page_refresh(house: Callable[..., Any]) -> None:
