@@ -9,6 +9,7 @@ docs/fuzzing.md.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import hashlib
 import json
 import os
@@ -53,7 +54,12 @@ def run_stage(name: str, inputs: int, seed: int, found: Path) -> None:
         path = found / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}"
         path.write_bytes(data)
 
-    progress = Progress(inputs)
+    def hung() -> None:
+        keep(progress.latest)
+        faulthandler.dump_traceback()
+        os._exit(1)
+
+    progress = Progress(inputs, hung)
     with Targets(engine=name == "engine") as targets:
         if name == "long":
             long_life.run(targets, progress, seed, keep)

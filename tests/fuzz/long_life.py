@@ -36,18 +36,18 @@ def run(targets: Targets, progress: Progress, seed: int, found: Callable[[bytes]
     seeds = [data for data in corpus().values() if data[:1] in b"or"]
     for authority in (False, True):
         last = progress.done + (progress.inputs - progress.done) // (1 if authority else 2)
-        latest = b""
+        letter = b"r" if authority else b"o"
 
-        def turn(wall_s: float, last: int = last) -> list[Message] | None:
-            nonlocal latest
+        def turn(wall_s: float, last: int = last, letter: bytes = letter) -> list[Message] | None:
             if progress.done == last:
                 return None
             progress.one(targets.doors.outcomes)
-            latest = mutated(_at(chance.choice(seeds), wall_s, progress.done), chance, seeds)
-            return messages(latest[1:])
+            data = mutated(_at(chance.choice(seeds), wall_s, progress.done), chance, seeds)
+            progress.begin(letter + data[1:])
+            return messages(data[1:])
 
         try:
             targets.doors.live(turn, authority=authority)
         except BaseException:
-            found((b"r" if authority else b"o") + latest[1:])
+            found(progress.latest)
             raise

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 EVERY_S = 1.0
+HUNG_S = 30
 
 
 class Progress:
-    """Counts inputs. Memory is compared from a tenth of the way on: by then all is loaded that ever is."""
+    """Counts inputs. Memory is compared from a tenth of the way on: by then all is loaded that ever is.
 
-    def __init__(self, inputs: int) -> None:
+    `hung`: called when one takes `HUNG_S`, in the midst of it.
+    """
+
+    def __init__(self, inputs: int, hung: Callable[[], None] | None = None) -> None:
         self.inputs = inputs
+        self._hung = hung
+        if hung is not None:
+            signal.signal(signal.SIGALRM, lambda *_: hung())
         self.done = 0
+        self.latest = b""
         self._warm = inputs // 10
         self._began_s = self._told_s = time.monotonic()
         self._before: tuple[float, int] | None = None
+
+    def begin(self, data: bytes) -> None:
+        """An input is about to be run."""
+        self.latest = data
+        if self._hung is not None:
+            signal.alarm(HUNG_S)
 
     def one(self, outcomes: Mapping[str, int]) -> None:
         """One more is done. `outcomes`: of all so far."""

@@ -156,11 +156,9 @@ def run(
     inputs: st.SearchStrategy[bytes], targets: Targets, progress: Progress, at: int, found: Callable[[bytes], None]
 ) -> None:
     """Raises: whatever an input raised, after `found` was told the shortest such one that was found."""
-    latest = b""
 
     def one(data: bytes) -> None:
-        nonlocal latest
-        latest = data
+        progress.begin(data)
         targets.run(data)
         if progress.done < progress.inputs:
             progress.one(targets.doors.outcomes)
@@ -177,5 +175,5 @@ def run(
         try:
             seed(at + progress.done)(quiet(given(inputs)(one)))()
         except BaseException:
-            found(latest)
+            found(progress.latest)
             raise
