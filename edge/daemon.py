@@ -126,7 +126,9 @@ class Nest:
                 log.error("%s failed while it stopped", task.get_name(), exc_info=exc)
 
 
-def make_broker(mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message) -> Broker:
+def make_broker(
+    mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message, optional: tuple[str, ...] = ()
+) -> Broker:
     """The client that the settings say; the other one is not even loaded.
 
     Raises: ConfigInvalid: AWS's is wanted and not installed.
@@ -134,13 +136,13 @@ def make_broker(mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ..
     if not mqtt.by_aws:
         from edge.signalling.paho_broker import PahoBroker  # noqa: PLC0415
 
-        return PahoBroker(mqtt, client_id, subscriptions, will)
+        return PahoBroker(mqtt, client_id, subscriptions, will, optional)
     try:
         from edge.signalling.aws_broker import AwsBroker  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         said = 'mqtt.client: awsiotsdk is not installed (edge-streamer[aws]); client = "paho" does without'
         raise ConfigInvalid([said]) from exc
-    return AwsBroker(mqtt, client_id, subscriptions, will)
+    return AwsBroker(mqtt, client_id, subscriptions, will, optional)
 
 
 class Daemon:
@@ -171,8 +173,9 @@ class Daemon:
         self._broker = make_broker(
             settings.mqtt,
             settings.device.id,
-            (self._topics.command, *(shadow.to_device if shadow_by else ())),
+            (self._topics.command,),
             Message(self._topics.status, will.model_dump_json().encode(), retain=True),
+            optional=shadow.to_device if shadow_by else (),
         )
         self._event_store = EventStore(settings.state.dir / "events.sqlite")
         self._events = Events(

@@ -20,7 +20,6 @@ from edge.contract.messages import (
     BODIES,
     COMMAND_LIMIT_BYTES,
     LIFETIME_LIMIT_S,
-    PAYLOAD_LIMIT_BYTES,
     RESERVED,
     Command,
     ErrorInfo,
@@ -33,6 +32,7 @@ from edge.contract.replies import REPLIES, SESSION_MESSAGES
 from edge.contract.shadow import Desired, Reported
 from edge.contract.topics import DEVICE_ID, Topics
 from edge.core.authority import WHO_MAY
+from edge.core.publish_limits import PACKET_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -313,7 +313,7 @@ _SERVER: Json = {
             },
             "keepAlive": 30,
             "sessionExpiryInterval": 300,
-            "maximumPacketSize": PAYLOAD_LIMIT_BYTES,
+            "maximumPacketSize": PACKET_LIMIT_BYTES,
             "bindingVersion": _BINDING,
         }
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -21,9 +22,21 @@ _STATUS_EVERY_S = 1.0
 
 
 def notify(state: str) -> None:
-    """Send one notification (sd_notify(3)); nothing where no supervisor listens."""
-    if sd is not None:
+    """Send one notification (sd_notify(3)); nothing where no supervisor listens.
+
+    One that it does not take ends nothing that runs; the first is logged.
+    """
+    if sd is None:
+        return
+    try:
         sd.notify(state)
+    except OSError as exc:
+        _refused(str(exc))
+
+
+@functools.cache
+def _refused(why: str) -> None:
+    log.warning("systemd cannot be told: %s", why)
 
 
 class Supervision:

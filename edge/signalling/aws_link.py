@@ -15,7 +15,7 @@ from awscrt.exceptions import AwsCrtError
 from edge.core.publish_limits import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
 from edge.signalling.broker import Message
-from edge.signalling.linked_broker import TAKEN_OVER
+from edge.signalling.linked_broker import TAKEN_OVER, NotGranted
 from edge.signalling.reach import in_thread, reading
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ class AwsLink:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 granted = await self._outcome(lambda client: client.subscribe(mqtt5.SubscribePacket(asked)))
         except TimeoutError as exc:
-            raise BrokerLost("the broker did not grant the subscriptions in time") from exc
+            raise NotGranted("the broker did not grant the subscriptions in time") from exc
         for code in granted.reason_codes:
             if code >= _FAILED:
-                raise BrokerLost(f"the broker refused a subscription: {_name(code)}")
+                raise NotGranted(f"the broker refused a subscription: {_name(code)}")
 
     async def serve(self) -> None:
         await asyncio.wait({self._lost})
@@ -115,14 +115,14 @@ class AwsLink:
     async def close(self) -> None:
         try:
             if self._client is not None:
-                self._client.stop(mqtt5.DisconnectPacket())
+                self._client.stop(None if self._lost.done() else mqtt5.DisconnectPacket())
                 # One that is still connecting stops when that is over: nobody waits for it, and nobody hears it.
                 if self._accepted.done() and not self._lost.done():
                     await asyncio.wait({self._lost}, timeout=_GOODBYE_S)
         finally:
             # The client holds its callbacks, and so this: or else both would stay for ever, and the threads with them.
             self._client = self._bootstrap = None
-            self._end(BrokerLost("the link was closed"))
+            self.end(BrokerLost("the link was closed"))
             for future in (self._accepted, self._lost):
                 future.cancel()
                 if not future.cancelled():
@@ -178,8 +178,8 @@ class AwsLink:
             disable_metrics=True,
             on_publish_callback_fn=self._on_publish,
             on_lifecycle_event_connection_success_fn=lambda _: self._post(self._accept),
-            on_lifecycle_event_connection_failure_fn=lambda failed: self._post(self._end, _why_not(failed)),
-            on_lifecycle_event_disconnection_fn=lambda lost: self._post(self._end, _why_lost(lost)),
+            on_lifecycle_event_connection_failure_fn=lambda failed: self._post(self.end, _why_not(failed)),
+            on_lifecycle_event_disconnection_fn=lambda lost: self._post(self.end, _why_lost(lost)),
         )
 
     def _abandon(self) -> None:
@@ -204,7 +204,7 @@ class AwsLink:
         if not self._accepted.done():
             self._accepted.set_result(None)
 
-    def _end(self, error: BrokerLost) -> None:
+    def end(self, error: BrokerLost) -> None:
         for future in self._waiting:
             if not future.done():
                 future.set_exception(error)

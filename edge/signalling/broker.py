@@ -27,12 +27,15 @@ class Broker(Protocol):
 
     connected: bool
     error: str | None
-    """Why there is no link, in words without secrets; None while connected."""
+    """Why there is no link, in words without secrets; while connected, what of it the broker does not grant."""
+    optional_granted: bool
+    """Whether the optional subscriptions were granted to this link, or the last one."""
 
     def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
         """Set the receivers, before `run`: both are called in the event loop and must not block or raise.
 
-        `on_link(True)` follows the broker's grant of all subscriptions, so nothing published after it is missed.
+        `on_link(True)` follows the broker's grant of all subscriptions, so nothing published after it is missed; the
+        optional ones are then granted or not.
         """
 
     async def publish(self, message: Message) -> None:

@@ -30,8 +30,15 @@ UNACKNOWLEDGED = 20
 TAKEN_OVER = "another client connected with the same client id"
 
 _STEADY_S = 10.0
+_OVERDUE = UNACKNOWLEDGED // 2
+_HANG_UPS = 2
+_LEFT_OUT_S = 3600.0
 _HELD = 256
 _CALLERS = 1000
+
+
+class NotGranted(BrokerLost):
+    """The broker refused a subscription, or does not answer to it; the link lives."""
 
 
 class Link(Protocol):
@@ -43,13 +50,16 @@ class Link(Protocol):
         """Raises: BrokerLost: in words for a person."""
 
     async def subscribe(self, topics: tuple[str, ...]) -> None:
-        """Until all are granted. Raises: BrokerLost: one is not."""
+        """Until all are granted. Raises: NotGranted: one is not. BrokerLost: the link broke before."""
 
     async def serve(self) -> None:
         """Until the link is lost, which is noticed within one and a half keep-alives. Raises: BrokerLost."""
 
     async def publish(self, message: Message) -> None:
         """Until acknowledged. Raises: BrokerLost."""
+
+    def end(self, error: BrokerLost) -> None:
+        """It is lost, and this is why. No goodbye is said then, so the last will tells it."""
 
     async def close(self) -> None:
         """Say goodbye where there is a link, so that no last will is sent; free everything."""
@@ -79,6 +89,12 @@ class LinkedBroker(ABC):
 
     With a claim in the settings, a device that has no certificate gets one first; a client id is then a thing's name.
 
+    `optional`: subscriptions without which the link is worth having. Refused, they are told and left. A broker that
+    hangs up instead, `_HANG_UPS` times in turn, is not asked for them again before `_LEFT_OUT_S`.
+
+    Some brokers leave publishes unacknowledged (AWS IoT: over its rates). Each keeps one of the few places that a
+    client has, so where `_OVERDUE` are gone, the link is made anew.
+
     Raises: ConfigInvalid: a certificate has to be got and cannot be kept.
     """
 
@@ -86,14 +102,24 @@ class LinkedBroker(ABC):
     _least_wait_s: ClassVar[float] = 0.0
 
     def __init__(
-        self, settings: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message | None
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        subscriptions: tuple[str, ...],
+        will: Message | None,
+        optional: tuple[str, ...] = (),
     ) -> None:
         self.connected = False
         self.error: str | None = "not connected yet"
+        self.optional_granted = False
         self.dropped = 0
         self._settings = settings
         self._client_id = client_id
         self._subscriptions = subscriptions
+        self._optional = optional
+        self._hang_ups = 0
+        self._left_out_until_s = 0.0
+        self._not_granted: str | None = None
         self._will = will
         self._on_message: Callable[[Message], None] = lambda _: None
         self._on_link: Callable[[bool], None] = lambda _: None
@@ -104,6 +130,7 @@ class LinkedBroker(ABC):
         self._window = asyncio.Semaphore(UNACKNOWLEDGED)
         self._rate = publish_budget(settings.publishes_per_s)
         self._callers = 0
+        self._overdue: set[asyncio.Task[None]] = set()
 
     def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
         self._on_message = on_message
@@ -127,9 +154,7 @@ class LinkedBroker(ABC):
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
                 async with self._window:
-                    if self._link is None or not self.connected:
-                        raise BrokerLost("no link to the broker")
-                    await self._link.publish(message)
+                    await self._acknowledged(message)
         except TimeoutError as exc:
             raise BrokerLost("the broker did not acknowledge in time") from exc
         finally:
@@ -167,8 +192,9 @@ class LinkedBroker(ABC):
         link = await self._open(self._settings, self._client_id, self._will, self._receive)
         try:
             await link.subscribe(self._subscriptions)
+            await self._subscribe_optional(link)
             self._link = link
-            self.connected, self.error = True, None
+            self.connected, self.error = True, self._not_granted
             self._up_since_s = time.monotonic()
             log.info("connected to %s:%d, MQTT %s", self._settings.host, self._settings.effective_port, link.version)
             self._on_link(True)
@@ -182,6 +208,51 @@ class LinkedBroker(ABC):
                 self.error = "disconnected"
                 self._on_link(False)
             await link.close()
+
+    async def _subscribe_optional(self, link: Link) -> None:
+        """Raises: BrokerLost: the link broke."""
+        self.optional_granted = False
+        if not self._optional or time.monotonic() < self._left_out_until_s:
+            return
+        last = self._optional[-1]
+        try:
+            await link.subscribe(self._optional)
+        except NotGranted as exc:
+            said = f"nothing comes on {last}: {exc.message}"
+            log.log(logging.WARNING if said != self._not_granted else logging.DEBUG, "%s", said)
+            self._not_granted, self._hang_ups = said, 0
+        except BrokerLost as exc:
+            said = f"the broker hangs up when it is asked for {last}: {exc.message}"
+            self._hang_ups += 1
+            if self._hang_ups >= _HANG_UPS:
+                said += "; left out"
+                self._not_granted, self._left_out_until_s = said, time.monotonic() + _LEFT_OUT_S
+            raise BrokerLost(said) from exc
+        else:
+            self._not_granted, self._hang_ups, self.optional_granted = None, 0, True
+
+    async def _acknowledged(self, message: Message) -> None:
+        """Give it to the client. Given up here, it has its place there until it is acknowledged or the link ends."""
+        given = asyncio.create_task(self._give(message))
+        given.add_done_callback(self._settled)
+        try:
+            await asyncio.wait({given})
+        finally:
+            if not given.done():
+                self._overdue.add(given)
+                if len(self._overdue) >= _OVERDUE and self._link is not None:
+                    self._link.end(BrokerLost("the broker acknowledges too little"))
+        await given
+
+    async def _give(self, message: Message) -> None:
+        if self._link is None or not self.connected:
+            raise BrokerLost("no link to the broker")
+        await self._link.publish(message)
+
+    def _settled(self, given: asyncio.Task[None]) -> None:
+        self._overdue.discard(given)
+        if not given.cancelled():
+            given.exception()  # told, where anybody still waits
 
     def _receive(self, message: Message) -> None:
         if self.connected:

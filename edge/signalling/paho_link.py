@@ -18,7 +18,7 @@ from paho.mqtt.properties import Properties
 from edge.core.publish_limits import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
 from edge.signalling.broker import Message
-from edge.signalling.linked_broker import TAKEN_OVER, UNACKNOWLEDGED
+from edge.signalling.linked_broker import TAKEN_OVER, UNACKNOWLEDGED, NotGranted
 from edge.signalling.reach import alert_words, in_thread, telling, tls_context
 
 if TYPE_CHECKING:
@@ -128,15 +128,17 @@ class PahoLink:
         await self._accepted
 
     async def subscribe(self, topics: tuple[str, ...]) -> None:
-        """Raises: BrokerLost: not granted."""
         if not topics:
             return
+        if self._lost.done():
+            await self._lost
+        self._granted = self._loop.create_future()
         self._client.subscribe([(topic, 1) for topic in topics])
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 await self._granted
         except TimeoutError as exc:
-            raise BrokerLost("the broker did not grant the subscriptions in time") from exc
+            raise NotGranted("the broker did not grant the subscriptions in time") from exc
 
     async def serve(self) -> None:
         """Until the link is lost. Raises: BrokerLost."""
@@ -144,7 +146,7 @@ class PahoLink:
             # Sends a ping when nothing came for a keep-alive; by itself it would wait for a second one to be missed.
             self._client.loop_misc()
             if time.monotonic() - self._heard_s > 1.5 * self._settings.keepalive_s:
-                self._end(BrokerLost("nothing is heard of the broker any more"))
+                self.end(BrokerLost("nothing is heard of the broker any more"))
             done, _ = await asyncio.wait({self._lost}, timeout=_MISC_EVERY_S)
             if done:
                 await self._lost
@@ -174,7 +176,7 @@ class PahoLink:
         if self._socket is not None and not self._lost.done():
             self._client.disconnect()
             await asyncio.wait({self._lost}, timeout=_GOODBYE_S)
-        self._end(BrokerLost("the link was closed"))
+        self.end(BrokerLost("the link was closed"))
         sock, self._socket = self._socket, None
         if sock is not None:
             self._detach(sock)
@@ -225,9 +227,9 @@ class PahoLink:
             # paho keeps a packet that it fails on and would take it again and again: this link is at its end.
             log.exception("a packet could not be taken")
             self._detach(sock)
-            self._end(BrokerLost("the broker sent what cannot be read"))
+            self.end(BrokerLost("the broker sent what cannot be read"))
 
-    def _end(self, error: BrokerLost) -> None:
+    def end(self, error: BrokerLost) -> None:
         for future in (self._accepted, self._granted, self._lost, *self._acks.values()):
             if not future.done():
                 future.set_exception(error)
@@ -240,9 +242,9 @@ class PahoLink:
         if not code.is_failure:
             self._accepted.set_result(None)
         elif self._may_fall_back and code.value == _UNSUPPORTED_PROTOCOL:
-            self._end(VersionRefused("unsupported protocol version"))
+            self.end(VersionRefused("unsupported protocol version"))
         else:
-            self._end(BrokerLost(f"the broker refused: {_refusal(code)}"))
+            self.end(BrokerLost(f"the broker refused: {_refusal(code)}"))
 
     def _on_log(self, _client: Any, _userdata: Any, _level: int, text: str) -> None:
         # The only place where paho says why a read failed; with TLS 1.3 a refused certificate is told by the first one.
@@ -250,22 +252,24 @@ class PahoLink:
             self._alert = found[1]
 
     def _on_subscribe(self, _client: Any, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+        if self._granted.done():
+            return
         refused = [code for code in codes if code.is_failure]
         if refused:
-            self._end(BrokerLost(f"the broker refused a subscription: {_refusal(refused[0])}"))
-        elif not self._granted.done():
+            self._granted.set_exception(NotGranted(f"the broker refused a subscription: {_refusal(refused[0])}"))
+        else:
             self._granted.set_result(None)
 
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
         if self._alert is not None:
-            self._end(BrokerLost(f"the broker ended TLS: {alert_words(self._alert, self._settings)}"))
+            self.end(BrokerLost(f"the broker ended TLS: {alert_words(self._alert, self._settings)}"))
         elif self._may_fall_back and not self._accepted.done():
             # A broker that knows only 3.1.1 may also just hang up.
-            self._end(VersionRefused("it closed the connection"))
+            self.end(VersionRefused("it closed the connection"))
         elif flags.is_disconnect_packet_from_server:
-            self._end(BrokerLost(f"the broker disconnected: {_refusal(code)}"))
+            self.end(BrokerLost(f"the broker disconnected: {_refusal(code)}"))
         else:
-            self._end(BrokerLost("the link to the broker broke"))
+            self.end(BrokerLost("the link to the broker broke"))
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, code: ReasonCode, _properties: Any) -> None:
         ack = self._acks.get(mid)

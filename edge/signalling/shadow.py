@@ -110,7 +110,7 @@ class Shadow:
 
     async def _settle(self) -> None:
         """Ask and report until there is nothing to ask or to report, or the link is away."""
-        while self._broker.connected and (self._behind or without_nulls(self._tuning.report()) != self._reported):
+        while self._reachable and (self._behind or without_nulls(self._tuning.report()) != self._reported):
             try:
                 await (self._get() if self._behind else self._update())
                 self._backoff.reset()
@@ -128,6 +128,11 @@ class Shadow:
         except TimeoutError:
             pass
         self._due.clear()
+
+    @property
+    def _reachable(self) -> bool:
+        # Without its answers it would ask in vain, and AWS IoT hangs up on who publishes what its policy forbids.
+        return self._broker.connected and self._broker.optional_granted
 
     @property
     def _behind(self) -> bool:

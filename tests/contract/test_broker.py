@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -17,7 +17,8 @@ from edge.signalling import aws_link, linked_broker
 from edge.signalling.aws_broker import AwsBroker
 from edge.signalling.broker import Message
 from tests.rigs.certificates import Authority
-from tests.rigs.links import MOSQUITTO, PASSWORD, TLS, Setting, deaf_server, one_answer_each, plain_client
+from tests.rigs.grudging_broker import GrudgingBroker
+from tests.rigs.links import MOSQUITTO, PASSWORD, TLS, Client, Setting, deaf_server, one_answer_each, plain_client
 from tests.rigs.mosquitto import Mosquitto
 from tests.rigs.tcp_proxy import TcpProxy
 
@@ -363,6 +364,80 @@ async def test_a_refused_subscription_is_told_by_its_own_reason() -> None:
         await client.stop()
 
 
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_places_that_a_broker_never_gives_back_make_the_link_anew(setting: Setting) -> None:
+    async with grudging(setting) as broker:
+        will = Message("s/one", b"offline", retain=True)
+        async with setting.linked("one", will=will, port=broker.port, publish_timeout_s=0.3) as one:
+            broker.acknowledging = False
+            await unacknowledged(one, 10)
+            await asyncio.wait_for(one.down.wait(), 5)
+            assert one.broker.error == "the broker acknowledges too little"
+            broker.acknowledging = True
+            await asyncio.wait_for(one.up.wait(), 15)
+            await one.broker.publish(Message("a/b", b"x"))
+            assert (broker.links, broker.goodbyes) == (2, 0), "no goodbye: the last will says offline meanwhile"
+
+
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_what_is_acknowledged_late_gives_its_place_back(setting: Setting) -> None:
+    async with (
+        grudging(setting) as broker,
+        setting.linked("one", port=broker.port, publish_timeout_s=0.3) as one,
+    ):
+        for _ in range(3):
+            broker.acknowledging = False
+            await unacknowledged(one, 9)
+            broker.make_good()
+            await one.broker.publish(Message("a/b", b"x"))
+        assert broker.links == 1
+        assert one.broker.connected
+
+
+@pytest.mark.parametrize("grudge", ["refuse", "ignore"])
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_an_optional_subscription_that_is_not_granted_is_told_once_and_the_link_lives(
+    setting: Setting, grudge: Literal["refuse", "ignore"], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with grudging(setting) as broker:
+        broker.grudge = grudge
+        optional = {"optional": ("shadow/a", "shadow/b"), "port": broker.port, "connect_timeout_s": 0.5}
+        async with setting.linked("one", "a/b", **optional) as one:
+            await one.broker.publish(Message("a/b", b"x"))
+            for asked in (1, 2):
+                assert broker.asked == asked
+                assert not one.broker.optional_granted
+                await one.error("nothing comes on shadow/b: the broker ", "refused" if grudge == "refuse" else "time")
+                if asked == 2:
+                    broker.grudge = "none"
+                broker.cut()
+                await asyncio.wait_for(one.down.wait(), 5)
+                await asyncio.wait_for(one.up.wait(), 15)
+            assert caplog.text.count("nothing comes on") == 1
+            assert one.broker.optional_granted
+            assert one.broker.error is None
+
+
+@pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
+async def test_an_optional_subscription_that_a_broker_hangs_up_on_is_left_out_for_an_hour(setting: Setting) -> None:
+    async with grudging(setting) as broker:
+        broker.grudge = "hang up"
+        async with setting.linked("one", "a/b", optional=("shadow/b",), port=broker.port) as one:
+            await one.broker.publish(Message("a/b", b"x"))
+            for links in (3, 4):
+                assert (broker.links, broker.asked) == (links, 2)
+                assert not one.broker.optional_granted
+                await one.error("hangs up when it is asked for shadow/b", "left out")
+                if links == 4:
+                    one.broker._left_out_until_s = 0.0  # an hour later
+                    broker.grudge = "none"
+                broker.cut()
+                await asyncio.wait_for(one.down.wait(), 5)
+                await asyncio.wait_for(one.up.wait(), 15)
+            assert one.broker.optional_granted
+            assert one.broker.error is None
+
+
 async def test_a_link_taken_over_by_another_client_is_told_as_such() -> None:
     # mosquitto 2.0 just hangs up; AWS IoT says why.
     async with one_answer_each(_CONNACK_5, _SUBACK_5 + _TAKEN_OVER) as port:
@@ -550,6 +625,15 @@ async def test_stopping_is_quick_while_awss_client_itself_connects(setting: Sett
 _CONNACK = bytes([0x20, 2, 0, 0])
 _CONNACK_5, _SUBACK_5 = bytes([0x20, 3, 0, 0, 0]), bytes([0x90, 4, 0, 1, 0, 1])
 _TAKEN_OVER = bytes([0xE0, 2, 142, 0])
+
+
+def grudging(setting: Setting) -> GrudgingBroker:
+    return GrudgingBroker(setting.authority.server_context() if setting.v5 else None)
+
+
+async def unacknowledged(client: Client, count: int) -> None:
+    given = [client.broker.publish(Message("a/b", b"x")) for _ in range(count)]
+    assert {type(outcome) for outcome in await asyncio.gather(*given, return_exceptions=True)} == {BrokerLost}
 
 
 async def until(true: Callable[[], bool]) -> None:

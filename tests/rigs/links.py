@@ -100,12 +100,14 @@ class Setting:
             await self._embedded.aclose()
             self._embedded = None
 
-    def client(self, name: str, *topics: str, will: Message | None = None, **settings: Any) -> Client:
+    def client(
+        self, name: str, *topics: str, will: Message | None = None, optional: tuple[str, ...] = (), **settings: Any
+    ) -> Client:
         identity: dict[str, Any] = {}
         if self._authority is not None:
             identity["cert_file"], identity["key_file"] = self._authority.issue(name)
         made = MqttSettings(**{"host": "127.0.0.1", "port": self.port, **self._more, **identity, **settings})
-        return Client((AwsBroker if made.by_aws else PahoBroker)(made, name, topics, will))
+        return Client((AwsBroker if made.by_aws else PahoBroker)(made, name, topics, will, optional))
 
     def publish_raw(self, messages: list[Any]) -> None:
         """By a client that keeps to no limits. Blocks."""

@@ -179,6 +179,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.connected = True
+        self.optional_granted = True
         self.failing = 0
         self.gate = asyncio.Event()
         self.gate.set()

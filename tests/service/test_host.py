@@ -90,6 +90,15 @@ def test_without_systemd_nothing_is_told_and_nothing_fails(
     assert waiting(notify_socket) == []
 
 
+def test_a_socket_that_takes_nothing_is_logged_once_and_nothing_fails(
+    notify_socket: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    notify_socket.close()
+    for _ in range(3):
+        systemd.notify("WATCHDOG=1")
+    assert caplog.text.count("systemd cannot be told") == 1
+
+
 @pytest.mark.usefixtures("logging_restored")
 def test_the_journal_gets_each_line_with_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -28,6 +28,7 @@ from tests.rigs.aws_shadow import AwsShadow
 from tests.rigs.camera import running
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import Daemon
+from tests.rigs.grudging_broker import GrudgingBroker
 from tests.rigs.mosquitto import Mosquitto
 from tests.rigs.viewer import Viewer
 
@@ -303,6 +304,32 @@ async def test_on_other_brokers_the_same_documents_on_own_topics(tmp_path: Path,
         link.cancel()
         await asyncio.gather(link, return_exceptions=True)
         daemon.end()
+
+
+@pytest.mark.parametrize("grudge", ["refuse", "hang up"])
+async def test_where_it_is_forbidden_it_is_left_alone_and_the_device_is_online(
+    tmp_path: Path, grudge: Literal["refuse", "hang up"]
+) -> None:
+    async with GrudgingBroker() as broker:
+        broker.grudge = grudge
+        mqtt = {"host": "127.0.0.1", "port": broker.port, "tls": False, "version": "3.1.1", "shadow": "aws"}
+        async with in_this_process(Daemon(tmp_path, mqtt, camera=SMALL), trial_s=2) as daemon:
+            async with asyncio.timeout(20):
+                while not daemon._broker.connected:
+                    await asyncio.sleep(0.02)
+            # Behind what the shadow would say of the link, and of a change.
+            await daemon._broker.publish(Message("first", b"x"))
+            daemon._tuning_changed()
+            await daemon._broker.publish(Message("second", b"x"))
+            await daemon._broker.publish(Message("last", b"x"))
+            told = daemon._report.status().broker
+            links = broker.links
+    assert told is not None
+    assert told.connected
+    assert "shadow" in (told.error or "")
+    assert {"first", "last", "edge/v1/cam-1/status"} <= set(broker.published)
+    assert not [topic for topic in broker.published if "shadow" in topic]
+    assert links == (1 if grudge == "refuse" else 3)
 
 
 async def test_switched_off_nothing_is_heard_or_said(tmp_path: Path, broker: Mosquitto) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from edge.errors import BrokerLost
+
 _DAY_S = 86_400
 
 
@@ -43,6 +45,8 @@ class Service:
     async def open(self) -> None: ...
 
     async def subscribe(self, topics: tuple[str, ...]) -> None: ...
+
+    def end(self, error: BrokerLost) -> None: ...
 
     async def close(self) -> None: ...
 
