@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class KeptFile:
-    """One JSON object, replaced as a whole. What fails is told in the log; that it cannot be written, to `failed`, too."""
+    """One JSON object, replaced as a whole. What fails is in the log; a write that does, `failed` hears of, too."""
 
     def __init__(self, path: Path, failed: Callable[[EdgeError], None] = lambda _: None) -> None:
         self._path = path
