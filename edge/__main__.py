@@ -9,7 +9,7 @@ from pathlib import Path
 from edge import __version__
 from edge.core.principal import Scope
 from edge.errors import ConfigInvalid
-from edge.settings import Settings, load_settings
+from edge.settings import absent_files, load_settings
 
 EX_CONFIG = 78
 _DEFAULT_CONFIG = Path("/etc/edge-streamer/edge-streamer.toml")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(chosen.config)
         if chosen.command == "check-config":
-            for fault in _absent(settings):
+            for fault in absent_files(settings):
                 print(f"warning: {fault}", file=sys.stderr)
             print(f"{chosen.config}: ok")
             return 0
@@ -53,18 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(fault, file=sys.stderr)
         return EX_CONFIG
     return 0
-
-
-def _absent(settings: Settings) -> list[str]:
-    """The files that the daemon will look for, and that are not on this machine, which may be another than its own."""
-    mqtt, claim = settings.mqtt, settings.mqtt.claim
-    files = {"mqtt.ca_file": mqtt.ca_file, "mqtt.password_file": mqtt.password_file}
-    if claim is None:
-        files |= {"mqtt.cert_file": mqtt.cert_file, "mqtt.key_file": mqtt.key_file}
-    else:
-        files |= {"mqtt.claim.cert_file": claim.cert_file, "mqtt.claim.key_file": claim.key_file}
-    files |= {"auth.jwks_file": settings.auth.jwks_file, "camera.path": settings.camera.path}
-    return [f"{key}: {path} is not here" for key, path in files.items() if path is not None and not path.exists()]
 
 
 def _token_arguments(parser: argparse.ArgumentParser) -> None:

@@ -222,7 +222,8 @@ class Report:
         """What is true now, for `systemctl status`."""
         wish = "streaming wanted" if self._wish.running else "stopped"
         camera = f"camera {self._camera.state}" + (f" ({self._camera.error.message})" if self._camera.error else "")
-        broker = "broker connected" if self._broker.connected else f"no broker ({self._broker.error})"
+        broker = "broker connected" if self._broker.connected else "no broker"
+        broker += f" ({self._broker.error})" if self._broker.error else ""
         return f"{wish}, {camera}, {self._sessions.count} viewers, {broker}"
 
     def unwell(self) -> str | None:
@@ -246,6 +247,7 @@ class Report:
         return {
             **self._counters,
             "camera_units_dropped": self._camera.dropped,
+            "messages_dropped_coming": self._broker.dropped,
             "events_unwritten": self._event_store.unwritten,
         }
 

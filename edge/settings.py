@@ -147,6 +147,28 @@ def load_settings(path: Path) -> Settings:
     return settings
 
 
+def absent_files(settings: Settings) -> list[str]:
+    """The files that the daemon will look for and that cannot be seen here; it may be another machine than its own."""
+    mqtt, claim = settings.mqtt, settings.mqtt.claim
+    files = {"mqtt.ca_file": mqtt.ca_file, "mqtt.password_file": mqtt.password_file}
+    if claim is None:
+        files |= {"mqtt.cert_file": mqtt.cert_file, "mqtt.key_file": mqtt.key_file}
+    else:
+        files |= {"mqtt.claim.cert_file": claim.cert_file, "mqtt.claim.key_file": claim.key_file}
+    if settings.auth.mode == "required":
+        files["auth.jwks_file"] = settings.auth.jwks_file
+    if settings.camera.source == "file":
+        files["camera.path"] = settings.camera.path
+    faults = []
+    for key, path in files.items():
+        try:
+            if path is not None:
+                path.stat()
+        except OSError as exc:
+            faults.append(f"{key}: {path}: {exc.strerror}")
+    return faults
+
+
 def _is_unknown_variable(name: str) -> bool:
     prefix, section = name[: len(_ENV_PREFIX)], name[len(_ENV_PREFIX) :].partition("__")[0]
     return prefix.upper() == _ENV_PREFIX and section.lower() not in Settings.model_fields

@@ -311,7 +311,7 @@ class ViewersStatus(_Message):
 
 
 class BrokerStatus(_Message):
-    """The link to the broker, as the local page sees it."""
+    """The link to the broker, as the local page sees it. `error` while connected: what the broker does not grant."""
 
     connected: bool
     error: str | None = None

@@ -137,6 +137,8 @@ class Rows(Generic[_Row]):
                 self._execute(changes)
             except (OSError, sqlite3.Error) as exc:
                 self._tell(exc)
+                if not isinstance(exc, sqlite3.OperationalError):
+                    self._disconnect()  # what is damaged is begun anew
                 self.unwritten += sum(row is not None and key not in self._late for key, row in changes.items())
                 self._late = set(changes)
                 return False
@@ -160,8 +162,12 @@ class Rows(Generic[_Row]):
         if changes:
             self._write(changes)
         with self._one_at_a_time:
-            if self._database is not None:
-                self._database.close()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def _tell(self, exc: Exception) -> None:
         if not self._told:

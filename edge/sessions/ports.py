@@ -58,8 +58,8 @@ class Kept(Protocol):
     def read(self) -> dict[str, Any] | None:
         """None: there is nothing yet, or nothing readable."""
 
-    async def write(self, fields: dict[str, Any]) -> bool:
-        """Whether it is on disk; one that takes nothing is told in the log."""
+    async def write(self, fields: dict[str, Any]) -> object:
+        """Returns when it is on disk; a disk that takes nothing is told in the log."""
 
 
 class Peer(Protocol):

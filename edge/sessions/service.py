@@ -258,15 +258,14 @@ class Sessions:
 
     async def _answer(self, session: Session, offer: Offer, *, trickle: bool) -> str:
         stream = await self._camera.opened()
-        assert session.peer is not None
-        self._check_quality(session.peer.quality)
+        peer = session.peer
+        assert peer is not None
+        self._check_quality(peer.quality)
         profile = read_profile_level(stream.profile_level_id)
         if profile is None:
             raise CameraUnavailable(
                 f"the camera's stream has a profile that cannot be offered ({stream.profile_level_id})"
             )
-        peer = session.peer
-        assert peer is not None
         sdp = await peer.answer(offer, offer.choose(profile), trickle=trickle)
         await session.take_held(peer)
         session.answered()

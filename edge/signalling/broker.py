@@ -28,6 +28,8 @@ class Broker(Protocol):
     connected: bool
     error: str | None
     """Why there is no link, in words without secrets; while connected, what of it the broker does not grant."""
+    dropped: int
+    """Messages that came and were lost, since nobody could take them yet or in time."""
     optional_granted: bool
     """Whether the optional subscriptions were granted to this link, or the last one."""
 

@@ -40,7 +40,7 @@ from edge.signalling.broker import Message
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pydantic import BaseModel
 
@@ -138,8 +138,7 @@ class Commands:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 early, self._early = self._early or (), None
-                for message in early:
-                    self.receive(message)
+                group.create_task(self._catch_up(early), name="commands:early")
                 ready.set()
                 await asyncio.Event().wait()
         finally:
@@ -171,6 +170,12 @@ class Commands:
         task = self._group.create_task(self._take(received, path), name=f"command:{received.id[:32]}")
         self._under_way[task] = coming
         task.add_done_callback(lambda done: self._under_way.pop(done, None))
+
+    async def _catch_up(self, early: Iterable[Message]) -> None:
+        for message in early:
+            if len(self._under_way) >= _AT_ONCE_EACH // 2:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            self.receive(message)
 
     # The door back, for what a session tells by itself.
 

@@ -105,6 +105,7 @@ class Events:
         finally:
             self._ending = True
             self._changed.set()
+            self._linked_again.set()
             await asyncio.wait({sending}, timeout=_GOODBYE_S)
             sending.cancel()
             await asyncio.wait({sending})
@@ -130,7 +131,8 @@ class Events:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._linked_again.wait()
-                await asyncio.sleep(random.random() * _LINKED_AGAIN_S)  # noqa: S311  jitter
+                if not self._ending:
+                    await asyncio.sleep(random.random() * _LINKED_AGAIN_S)  # noqa: S311  jitter
 
     async def _send(self, event: _Waiting) -> bool:
         """Whether it is done with: it is acknowledged, or will never fit."""

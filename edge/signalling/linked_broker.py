@@ -222,7 +222,9 @@ class LinkedBroker(ABC):
             log.log(logging.WARNING if said != self._not_granted else logging.DEBUG, "%s", said)
             self._not_granted, self._hang_ups = said, 0
         except BrokerLost as exc:
-            said = f"the broker hangs up when it is asked for {last}: {exc.message}"
+            if exc.message == TAKEN_OVER:
+                raise
+            said = f"the link broke when {last} was asked for: {exc.message}"
             self._hang_ups += 1
             if self._hang_ups >= _HANG_UPS:
                 said += "; left out"
@@ -235,19 +237,21 @@ class LinkedBroker(ABC):
         """Give it to the client. Given up here, it has its place there until it is acknowledged or the link ends."""
         given = asyncio.create_task(self._give(message))
         given.add_done_callback(self._settled)
-        try:
-            await asyncio.wait({given})
-        finally:
-            if not given.done():
-                self._overdue.add(given)
-                if len(self._overdue) >= _OVERDUE and self._link is not None:
-                    self._link.end(BrokerLost("the broker acknowledges too little"))
+        late = asyncio.get_running_loop().call_later(self._settings.publish_timeout_s, self._miss, given)
+        given.add_done_callback(lambda _: late.cancel())
+        await asyncio.wait({given})
         await given
 
     async def _give(self, message: Message) -> None:
         if self._link is None or not self.connected:
             raise BrokerLost("no link to the broker")
         await self._link.publish(message)
+
+    def _miss(self, given: asyncio.Task[None]) -> None:
+        if not given.done():
+            self._overdue.add(given)
+            if len(self._overdue) >= _OVERDUE and self._link is not None:
+                self._link.end(BrokerLost("the broker acknowledges too little"))
 
     def _settled(self, given: asyncio.Task[None]) -> None:
         self._overdue.discard(given)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _ANSWER_S = 10.0
 _LONGEST_WAIT_S = 900.0
+_HUNG_UP_S = 2.0
+"""A link that goes so soon after a request goes because of it: AWS IoT hangs up on what its policy forbids."""
 _LEVELS = 6
 """As AWS IoT takes them."""
 _MESSAGE_LIMIT = 200
@@ -79,13 +81,20 @@ class Shadow:
         """Where nobody answers: of the last document, over links and restarts."""
         self._reported: Values | None = None
         self._asked: tuple[str, asyncio.Future[ShadowDocument | ShadowError | None]] | None = None
+        self._asked_s = float("-inf")
+        self._hung_up = False
 
     def link(self, up: bool) -> None:
         """The link came or went: what happened meanwhile is not known."""
         self._stale, self._newest, self._seen, self._reported = self._topics.at_aws, 0, 0, None
         if self._asked is not None and not self._asked[1].done():
             self._asked[1].set_result(None)
-        if up:
+        loop = asyncio.get_running_loop()
+        if not up:
+            self._hung_up = loop.time() - self._asked_s < _HUNG_UP_S
+        elif self._hung_up:
+            loop.call_later(self._backoff.next_s(random.random()), self._due.set)  # noqa: S311  jitter
+        else:
             self._backoff.reset()
             self._due.set()
 
@@ -117,7 +126,7 @@ class Shadow:
                 self._told.clear()
             except EdgeError as exc:
                 self._counters["shadow_requests_failed"] += 1
-                if not isinstance(exc, BrokerLost):
+                if self._reachable:
                     self._tell(exc)
                 await self._wait()
 
@@ -141,17 +150,22 @@ class Shadow:
 
     async def _get(self) -> None:
         newest = self._newest
-        answer = await self._request(self._topics.get, {})
-        if isinstance(answer, ShadowError):
-            if answer.code != _NOT_FOUND:
+        self._stale = False  # what is heard while it is asked may make it so again
+        try:
+            answer = await self._request(self._topics.get, {})
+            if isinstance(answer, ShadowError) and answer.code != _NOT_FOUND:
                 raise _failure("get", answer)
-            self._stale, self._seen, self._reported = False, newest, None
+        except EdgeError:
+            self._stale = True
+            raise
+        if isinstance(answer, ShadowError):
+            self._seen, self._reported = newest, None
             return
         if (answer.version or 0) < newest:
             # Late, or the shadow was deleted and counts anew: it is asked once more, and that is taken.
             self._newest, self._stale = answer.version or 0, True
             raise Rejected(Code.TIMEOUT, "shadow: the service gave an older document than it had told of")
-        self._stale, self._seen = False, answer.version or 0
+        self._seen = answer.version or 0
         self._reported = without_nulls(_section(answer, "reported"))
         try:
             self._desire(_section(answer, "desired"), answer.version, answer.metadata.get("desired"))
@@ -163,7 +177,7 @@ class Shadow:
         report = self._tuning.report()
         fields = {"state": {"reported": report}}
         if not self._topics.at_aws:
-            await self._broker.publish(Message(self._topics.update, json.dumps(fields).encode(), retain=True))
+            await self._send(Message(self._topics.update, json.dumps(fields).encode(), retain=True))
         else:
             answer = await self._request(self._topics.update, fields)
             if isinstance(answer, ShadowError):
@@ -173,6 +187,12 @@ class Shadow:
                 self._seen = answer.version
         self._reported = without_nulls(report)
 
+    async def _send(self, message: Message) -> None:
+        """Raises: BrokerLost. Rejected."""
+        self._asked_s = asyncio.get_running_loop().time()
+        await self._broker.publish(message)
+        self._asked_s = float("-inf")
+
     async def _request(self, topic: str, fields: dict[str, Any]) -> ShadowDocument | ShadowError:
         """Raises: BrokerLost. Rejected: it could not be sent, or no answer came in time."""
         # The answers to other clients' requests come on the same topics.
@@ -181,7 +201,7 @@ class Shadow:
         self._asked = token, coming
         try:
             async with asyncio.timeout(self._answer_s):
-                await self._broker.publish(Message(topic, json.dumps({**fields, "clientToken": token}).encode()))
+                await self._send(Message(topic, json.dumps({**fields, "clientToken": token}).encode()))
                 answer = await coming
         except TimeoutError:
             raise Rejected(Code.TIMEOUT, f"shadow: no answer within {self._answer_s:g} s") from None

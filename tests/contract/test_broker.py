@@ -427,7 +427,7 @@ async def test_an_optional_subscription_that_a_broker_hangs_up_on_is_left_out_fo
             for links in (3, 4):
                 assert (broker.links, broker.asked) == (links, 2)
                 assert not one.broker.optional_granted
-                await one.error("hangs up when it is asked for shadow/b", "left out")
+                await one.error("the link broke when shadow/b was asked for", "left out")
                 if links == 4:
                     one.broker._left_out_until_s = 0.0  # an hour later
                     broker.grudge = "none"

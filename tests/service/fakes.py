@@ -180,6 +180,7 @@ class FakeBroker:
     def __init__(self) -> None:
         self.connected = True
         self.optional_granted = True
+        self.dropped = 0
         self.failing = 0
         self.gate = asyncio.Event()
         self.gate.set()

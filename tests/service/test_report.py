@@ -66,10 +66,10 @@ def told(tmp_path: Path, clock: Clock) -> Report:
         "commands": None,
         "event_store": SimpleNamespace(unwritten=2),
         "peers": SimpleNamespace(stock_because=None),
-        "sessions": SimpleNamespace(count=1, listing=lambda: [ANNA]),
+        "sessions": SimpleNamespace(count=1, limit=5, listing=lambda: [ANNA]),
         "wish": SimpleNamespace(running=True, reason=None),
     }
-    settings: Any = SimpleNamespace(device=SimpleNamespace(id="cam-1"), sessions=SimpleNamespace(max_viewers=5))
+    settings: Any = SimpleNamespace(device=SimpleNamespace(id="cam-1"))
     return Report(
         settings,
         counters=Counter(commands=7),
@@ -96,7 +96,12 @@ def test_telemetry_has_the_figures_of_each_session_and_not_who_watches(told: Rep
     assert (session.session, session.quality, session.path) == ("s-1", "sd", "host/srflx")
     assert (session.bitrate_bps, session.loss, session.state) == (512_000, 0.01, "live")
     assert "anna" not in telemetry.model_dump_json()
-    assert telemetry.counters == {"commands": 7, "camera_units_dropped": 0, "events_unwritten": 2}
+    assert telemetry.counters == {
+        "commands": 7,
+        "camera_units_dropped": 0,
+        "messages_dropped_coming": 0,
+        "events_unwritten": 2,
+    }
     assert telemetry.vitals.load_1min is not None
 
 

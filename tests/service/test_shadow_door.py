@@ -231,11 +231,40 @@ async def test_a_link_that_breaks_ends_the_waiting(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("random.random", lambda: 0.0)
     async with door(answer_s=60) as d:
         await d.asked("get")
+        d.broker.connected = False
         d.shadow.link(False)
+        assert await d.quiet()
+        d.broker.connected = True
         d.shadow.link(True)
         await d.answer_get(1, reported={"sessions": {"max_viewers": 5}})
         assert await d.quiet()
         assert d.errors == []
+
+
+async def test_a_broker_that_refuses_what_is_published_is_told() -> None:
+    async with door() as d:
+        d.broker.failing = 1_000_000
+        d.shadow.changed()
+        await asyncio.sleep(0)
+        await d.quiet()
+        assert [error.message for error in d.errors] == ["the broker did not acknowledge in time"]
+
+
+async def test_a_broker_that_hangs_up_on_a_request_is_asked_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([0.0, 1.0])
+    monkeypatch.setattr("random.random", lambda: next(drawn))
+    async with door() as d:
+        d.broker.gate.clear()
+        await d.quiet()
+        d.broker.connected = False
+        d.shadow.link(False)
+        d.broker.gate.set()
+        await d.quiet()
+        d.broker.published.clear()
+        d.broker.connected = True
+        d.shadow.link(True)
+        assert await d.quiet(), "the new link is not put at stake at once"
+        assert await d.asked("get")
 
 
 def nested(levels: int) -> dict[str, Any]:

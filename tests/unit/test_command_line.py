@@ -38,8 +38,8 @@ def test_check_config_says_which_files_are_not_here(tmp_path: Path, capsys: pyte
     told = capsys.readouterr()
     assert told.out == f"{config}: ok\n"
     assert told.err.splitlines() == [
-        "warning: mqtt.cert_file: /nowhere/device.pem is not here",
-        "warning: mqtt.key_file: /nowhere/device.key is not here",
+        "warning: mqtt.cert_file: /nowhere/device.pem: No such file or directory",
+        "warning: mqtt.key_file: /nowhere/device.key: No such file or directory",
     ]
 
 
