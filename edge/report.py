@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,12 @@ from edge.contract.messages import (
     ViewersStatus,
 )
 from edge.core.access_unit import Quality
+from edge.core.camera_trouble import CameraTrouble
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
-    from edge.camera.lifecycle import Remedy
     from edge.camera.process import CameraProcess
     from edge.core.access_unit import AccessUnit
     from edge.errors import CameraUnavailable, EdgeError
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from edge.streaming.peer import PeerFactory
 
 log = logging.getLogger(__name__)
-
-_FAULTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,43 +64,6 @@ class _Seen:
     @property
     def counts(self) -> dict[str, int]:
         return {"reopens": self.reopens, "restarts": self.restarts}
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """What was told of the camera since it was last well: it may fail for days, and other events are to be kept, too.
-
-    Each remedy's 1st, 2nd, 4th, 8th... try, each fault once and at most `_FAULTS` of them. That it is back: the first
-    time at once; then once it is well.
-    """
-
-    tries: Counter[Remedy | None] = field(default_factory=Counter)
-    faults: set[tuple[str, str]] = field(default_factory=set)
-    owed: bool = False
-    back: bool = False
-
-    def tried(self, remedy: Remedy | None) -> bool:
-        """Whether to tell that it is tried."""
-        self.tries[remedy] += 1
-        told = self.tries[remedy].bit_count() == 1
-        self.owed |= told
-        return told
-
-    def failed(self, error: CameraUnavailable) -> bool:
-        """Whether to tell that it is lost."""
-        if (error.code, error.message) in self.faults or len(self.faults) >= _FAULTS:
-            return False
-        self.faults.add((error.code, error.message))
-        self.owed = True
-        return True
-
-    def runs(self, *, well: bool) -> bool:
-        """Whether to tell that it is back."""
-        told = self.owed and (well or not self.back)
-        if told:
-            self.back, self.owed = True, False
-            self.faults.clear()
-        return told
 
 
 class Report:
@@ -139,7 +100,7 @@ class Report:
         self._pictures = self._pictures_told = 0
         self._last_error: LastError | None = None
         self._last_camera = _Seen()
-        self._trouble: _Trouble | None = None
+        self._trouble: CameraTrouble | None = None
         self._running_s = self._started_s
         self._recovered_at: datetime | None = None
 
@@ -160,7 +121,7 @@ class Report:
         """Tell events of it."""
         camera, before = self._camera, self._last_camera
         now = self._last_camera = _Seen(camera.state, camera.error, camera.reopens, camera.restarts)
-        trouble = self._trouble or _Trouble()
+        trouble = self._trouble or CameraTrouble()
         if now.tries > before.tries:
             self._trouble = trouble
             self._recovered_at = datetime.now(UTC)
@@ -174,7 +135,7 @@ class Report:
         if now.error and now.error is not before.error:
             self._trouble = trouble
             self.failed(now.error)
-            if trouble.failed(now.error):
+            if trouble.failed(now.error.code, now.error.message):
                 self._notice("camera.lost", None, {"error": now.error.message, "code": now.error.code, **now.counts})
 
     # What it says.
@@ -239,7 +200,7 @@ class Report:
             return "the camera counts as running and delivers nothing"
         return None
 
-    def _runs(self, trouble: _Trouble, *, well: bool) -> None:
+    def _runs(self, trouble: CameraTrouble, *, well: bool) -> None:
         if trouble.runs(well=well):
             self._notice("camera.back", None, self._last_camera.counts)
 
