@@ -102,6 +102,7 @@ async def test_reload_stop_and_start(tmp_path: Path) -> None:
         await advances(page)
 
 
+@pytest.mark.slow
 async def test_the_camera_process_is_killed_and_video_returns_on_the_same_connection(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         pages = [await stack.live_page(), await stack.live_page()]
@@ -145,6 +146,7 @@ async def test_a_picture_that_stands_still_is_told_and_moves_again_on_the_same_c
         assert status["last_error"]["code"] in {"camera_stalled", "camera_unavailable"}
 
 
+@pytest.mark.slow
 async def test_the_quality_changes_on_the_same_connection_without_a_black_picture(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
@@ -181,6 +183,7 @@ async def test_snapshots_and_controls_while_somebody_watches(tmp_path: Path) -> 
         await advances(page)
 
 
+@pytest.mark.slow
 async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
@@ -222,6 +225,7 @@ async def test_more_viewers_than_places_wait_in_words_and_get_the_free_place(tmp
         await state(other, "live", 40)
 
 
+@pytest.mark.slow
 async def test_a_camera_that_cannot_be_opened_is_told_in_words(tmp_path: Path) -> None:
     missing = {"source": "file", "path": str(tmp_path / "missing.ts")}
     async with running(tmp_path, camera=missing) as stack:
@@ -257,6 +261,7 @@ async def test_the_technicians_page_shows_and_stops_and_starts(tmp_path: Path) -
         await shows("state", "does not answer")
 
 
+@pytest.mark.slow
 async def test_a_recording_is_shown_over_its_seam(tmp_path: Path) -> None:
     recording = record(tmp_path / "loop.mp4")
     async with running(tmp_path, camera={"source": "file", "path": str(recording)}) as stack:
@@ -267,6 +272,7 @@ async def test_a_recording_is_shown_over_its_seam(tmp_path: Path) -> None:
         assert (status["camera"]["source"], status["camera"]["restarts"]) == ("file", 0)
 
 
+@pytest.mark.slow
 async def test_the_plain_page_that_posts_its_whole_offer(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.page("/plain")

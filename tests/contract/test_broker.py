@@ -308,6 +308,7 @@ async def test_what_nothing_holds_back_is_dropped_and_counted_while_the_loop_doe
         assert one.came.qsize() == 10
 
 
+@pytest.mark.slow
 async def test_one_client_id_used_twice_is_told_and_does_not_flap(setting: Setting) -> None:
     await setting.up()
     links: list[bool] = []
@@ -418,6 +419,7 @@ async def test_an_optional_subscription_that_is_not_granted_is_told_once_and_the
             assert one.broker.error is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", MOSQUITTO, indirect=True)
 async def test_an_optional_subscription_that_a_broker_hangs_up_on_is_left_out_for_an_hour(setting: Setting) -> None:
     async with grudging(setting) as broker:

@@ -44,6 +44,7 @@ def test_the_contract_of_sources(root: CameraRoot) -> None:
     passes(root, "tests/contract/test_source.py", "-k", "picamera2", timeout_s=580)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_encoders(root: CameraRoot) -> None:
     passes(root, "tests/picamera2/test_encoders.py", timeout_s=580)

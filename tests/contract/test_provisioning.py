@@ -75,7 +75,7 @@ async def service(broker: Mosquitto, authority: Authority) -> AsyncIterator[AwsP
         yield made
 
 
-@pytest.fixture(params=["aws", "paho"])
+@pytest.fixture(params=["aws", pytest.param("paho", marks=pytest.mark.slow)])
 def device(request: pytest.FixtureRequest, tmp_path: Path, broker: Mosquitto, authority: Authority) -> Device:
     return Device(tmp_path, broker, authority, request.param)
 

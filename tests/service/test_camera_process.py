@@ -135,6 +135,7 @@ def test_a_process_that_hangs_is_killed_and_replaced() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_hung_process_does_not_outlive_the_part() -> None:
     async def scenario() -> int:
         async with running() as daemon:
@@ -173,6 +174,7 @@ def test_a_camera_that_nobody_wants_does_not_open() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_process_that_never_answers_does_not_hold_the_viewer() -> None:
     async def scenario() -> None:
         command = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -253,6 +255,7 @@ asyncio.run(main())
         assert not alive(pid)
 
 
+@pytest.mark.slow
 def test_a_slow_daemon_costs_dropped_pictures_and_resumes_at_a_keyframe() -> None:
     ours, theirs = socket.socketpair()
     # A buffer that holds a fraction of a second, so that the outbox fills soon.
@@ -297,6 +300,7 @@ def test_a_slow_daemon_costs_dropped_pictures_and_resumes_at_a_keyframe() -> Non
         child.wait()
 
 
+@pytest.mark.slow
 def test_a_slow_frame_rate_is_no_stall() -> None:
     async def scenario() -> None:
         async with running(stall_s=0.5) as daemon:

@@ -106,6 +106,7 @@ def kill(daemon: Daemon) -> None:
     daemon.process.wait(10)
 
 
+@pytest.mark.slow
 async def test_the_retained_status_tells_every_kind_of_end(site: Site) -> None:
     daemon = site.device()
     watcher = Watcher(site.settings())
@@ -133,6 +134,7 @@ async def test_the_retained_status_tells_every_kind_of_end(site: Site) -> None:
     assert [event.body["last_end"] for event in watcher.events + late.events] == [None, "clean", "unclean"]
 
 
+@pytest.mark.slow
 async def test_a_device_whose_link_broke_takes_its_will_back(site: Site) -> None:
     watcher = Watcher(site.settings())
     async with TcpProxy(site.broker.port) as proxy, watcher.running():

@@ -368,6 +368,7 @@ async def test_stopping_the_daemon_says_goodbye_to_every_viewer(house: Callable[
     assert not h.cam.wanted
 
 
+@pytest.mark.slow
 async def test_a_session_that_does_not_close_is_not_waited_for_longer_than_its_deadline(
     house: Callable[..., Any],
 ) -> None:
