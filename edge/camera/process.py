@@ -138,7 +138,7 @@ class CameraProcess:
         self._life.renew(self._now_s())
         self._wake.set()
 
-    async def picture(self, *, sd: bool = False) -> None:
+    async def picture(self, *, sd: bool) -> None:
         """Wait until a picture was made with the present bitrate ranges; `sd`: one of SD too, which is encoded for it.
 
         Where the source has no SD, that cannot be tried. Raises: CameraUnavailable: SD cannot be encoded.

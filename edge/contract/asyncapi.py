@@ -350,4 +350,4 @@ _ANSWERED: Json = {
 
 if __name__ == "__main__":
     json.dump(document(json.loads(EXAMPLES.read_text())), sys.stdout, indent=2)
-    print()  # noqa: T201  the document's last line
+    sys.stdout.write("\n")

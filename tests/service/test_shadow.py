@@ -363,12 +363,12 @@ async def test_other_ranges_open_the_camera_again_in_its_process() -> None:
         camera.encode_sd(on=True)
         camera.set_bitrate(Quality.HD, 1_500_000)
         before = await camera.opened()
-        await camera.picture()
+        await camera.picture(sd=False)
         pid = camera.pid
         wider = {**SMALL, "hd": {**SMALL["hd"], "max_bps": 12_000_000, "min_bps": 1_600_000}}
         camera.retune(CameraSettings.model_validate({**wider, "open_timeout_s": 15}))
         async with asyncio.timeout(20):
-            await camera.picture()
+            await camera.picture(sd=False)
         after = camera.opening
         assert after is not None
         # The encoder was made anew: more bits need a higher level.
