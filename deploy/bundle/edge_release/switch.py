@@ -1,0 +1,226 @@
+"""Put a release and settings in force; go back by itself where that does not work."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from edge_release.daemon import api_port, fetch_json, probe
+from edge_release.files import Refused, log, replace_file, run, set_link, sync_directory, write_json
+from edge_release.layout import (
+    ATTEMPTS,
+    COMMAND,
+    CRASHES,
+    CURRENT,
+    ETC,
+    FIRST_TIMEOUT_S,
+    LAST_SWITCH,
+    NEXT_SETTINGS,
+    OPT,
+    PREVIOUS,
+    RELEASES,
+    RETURN_TIMEOUT_S,
+    SERVICE,
+    SETTINGS,
+    SWITCH,
+    SWITCH_SERVICE,
+)
+from edge_release.releases import installed, link, prune
+from edge_release.service import install_units, prepare_directories, service_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def apply(release: str | None, settings: Path | None, *, restart: bool, timeout_s: float) -> tuple[int, dict[str, Any]]:
+    """Ask the switch service to put them in force; wait for what comes of it.
+
+    Raises: Refused: no such release, or settings that it does not take.
+    """
+    if SWITCH.exists():
+        log("a switch was interrupted: finishing it first")
+        run_switch()
+    current = link(CURRENT)
+    release = release or current
+    if release is None:
+        raise Refused("no release is installed: edge-release install BUNDLE comes first")
+    if not (RELEASES / release / "release.json").exists():
+        raise Refused(f"{release} is not installed (installed: {', '.join(installed()) or 'none'})")
+    if settings is None and not SETTINGS.exists():
+        raise Refused(f"there are no settings yet: name a file with --settings, or write {SETTINGS}")
+    new = settings is not None and not (SETTINGS.exists() and filecmp.cmp(settings, SETTINGS, shallow=False))
+    check_settings(release, settings if settings is not None else SETTINGS)
+    same = release == current and not new and not restart
+    if same and service_state()["ActiveState"] in ("active", "activating") and not install_units(release, look=True):
+        return 0, {"changed": False, "outcome": "unchanged", "release": release, "previous": link(PREVIOUS)}
+    try:
+        prepare_directories()
+        if settings is not None and new:
+            replace_file(NEXT_SETTINGS, settings.read_bytes(), 0o640, group=True)
+        before = probe() if service_state()["ActiveState"] == "active" else None
+        order = {
+            "from": current,
+            "to": release,
+            "settings": new,
+            "needs": {"ready": True, "frame": True, "broker": True} if before is None else before,
+            "first": before is None,
+            "timeout_s": timeout_s,
+            "attempts": 0,
+            "asked_at": time.time(),
+        }
+        install_units(release if current is None else current)
+        write_json(SWITCH, order)
+    except OSError as exc:
+        raise Refused(f"the switch cannot be prepared: {exc.filename or OPT}: {exc.strerror}") from exc
+    LAST_SWITCH.unlink(missing_ok=True)
+    return run_switch()
+
+
+def check_settings(release: str, settings: Path) -> None:
+    done = run(str(RELEASES / release / "bin/edge-streamer"), "check-config", str(settings))
+    if done.returncode:
+        faults = (done.stderr or done.stdout).strip()
+        raise Refused(f"{release} does not take these settings, which were left out:\n{faults}")
+
+
+def run_switch() -> tuple[int, dict[str, Any]]:
+    run("systemctl", "start", SWITCH_SERVICE)
+    try:
+        result: dict[str, Any] = json.loads(LAST_SWITCH.read_text())
+    except (OSError, ValueError):
+        return 4, {
+            "changed": True,
+            "outcome": "failed",
+            "reason": f"the switch did not end: journalctl -u {SWITCH_SERVICE}",
+        }
+    return {"applied": 0, "rolled_back": 3}.get(result["outcome"], 4), result
+
+
+def resume() -> int:
+    """In the switch service: carry out switch.json, from the beginning or from where it was interrupted."""
+    order: dict[str, Any] = json.loads(SWITCH.read_text())
+    order["attempts"] += 1
+    write_json(SWITCH, order)
+    started_s = time.monotonic()
+    reason: str | None = order.get("reason")
+    if reason is None and order["attempts"] > ATTEMPTS:
+        reason = f"the device was restarted {ATTEMPTS} times during the switch"
+    seen: dict[str, Any] = {}
+    ready_s: float | None = None
+    if reason is None:
+        log(f"switching to {order['to']}")
+        put_in_force(order["to"], fresh_settings=order["settings"])
+        reason, ready_s, seen = gate(order["needs"], order["timeout_s"], first=order["first"])
+    result: dict[str, Any] = {"changed": True, "release": order["to"], "previous": order["from"], "seen": seen}
+    if reason is None:
+        finish(order)
+        result |= {
+            "outcome": "applied",
+            "downtime_s": round((ready_s or time.monotonic()) - started_s, 2),
+            "reason": None,
+        }
+        log(f"{order['to']} is in force; the picture was away for {result['downtime_s']} s")
+    else:
+        log(f"{order['to']} does not work: {reason}")
+        result |= go_back(order, reason)
+        result["downtime_s"] = round(time.monotonic() - started_s, 2)
+    write_json(LAST_SWITCH, result)
+    SWITCH.unlink()
+    prune()
+    return 0 if result["outcome"] == "applied" else 1
+
+
+def put_in_force(release: str, *, fresh_settings: bool) -> None:
+    """Settings, link, units, restart; each step may have been done before a power cut."""
+    if fresh_settings and NEXT_SETTINGS.exists():
+        if SETTINGS.exists() and not saved_settings().exists():
+            replace_file(saved_settings(), SETTINGS.read_bytes(), 0o640, group=True)
+        NEXT_SETTINGS.replace(SETTINGS)
+        sync_directory(ETC)
+    set_link(CURRENT, RELEASES / release)
+    COMMAND.parent.mkdir(parents=True, exist_ok=True)
+    set_link(COMMAND, CURRENT / "bin/edge-streamer")
+    install_units(release)
+    run("systemctl", "enable", "--quiet", SERVICE, SWITCH_SERVICE)
+    run("systemctl", "reset-failed", SERVICE)
+    run("systemctl", "restart", SERVICE)
+
+
+def gate(needs: dict[str, bool], timeout_s: float, *, first: bool) -> tuple[str | None, float | None, dict[str, Any]]:
+    """Wait until all works that worked before; why it does not, when it became ready, what was seen.
+
+    At a first install nothing worked before: what does not work is reported, and does not undo the installation.
+    """
+    deadline_s = time.monotonic() + (min(timeout_s, FIRST_TIMEOUT_S) if first else timeout_s)
+    ready_s: float | None = None
+    seen: dict[str, bool] = {}
+    while True:
+        state = service_state()
+        if state["ActiveState"] == "failed":
+            return f"the service ended with exit status {state['ExecMainStatus']}: journalctl -u {SERVICE}", None, seen
+        if int(state["NRestarts"]) >= CRASHES:
+            return f"the service ended {state['NRestarts']} times in a row: journalctl -u {SERVICE}", None, seen
+        if state["ActiveState"] == "active":
+            if ready_s is None and fetch_json("/readyz")[0]:
+                ready_s = time.monotonic()
+            seen = probe()
+            if all(seen[name] for name, needed_ in needs.items() if needed_):
+                return None, ready_s, seen
+        if time.monotonic() > deadline_s:
+            missing = [name for name, needed_ in needs.items() if needed_ and not seen.get(name)]
+            if first and seen:
+                log(f"installed, but not all works yet: {', '.join(missing)}; see http://127.0.0.1:{api_port()}/readyz")
+                return None, ready_s, seen
+            return f"after {timeout_s:.0f} s there was no {', no '.join(missing)}: journalctl -u {SERVICE}", None, seen
+        time.sleep(0.1)
+
+
+def go_back(order: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The release and the settings of before."""
+    write_json(SWITCH, {**order, "reason": reason})
+    if order["settings"]:
+        NEXT_SETTINGS.unlink(missing_ok=True)
+        if saved_settings().exists():
+            saved_settings().replace(SETTINGS)
+    if order["from"] is None:
+        run("systemctl", "stop", SERVICE)
+        return {"outcome": "failed", "reason": reason, "release": order["to"]}
+    put_in_force(order["from"], fresh_settings=False)
+    trouble, _, _ = gate(order["needs"], RETURN_TIMEOUT_S, first=False)
+    if trouble is not None:
+        log(f"{order['from']} does not work either: {trouble}")
+        return {"outcome": "failed", "reason": f"{reason}; and {order['from']}: {trouble}", "release": order["from"]}
+    log(f"{order['from']} is in force again")
+    return {"outcome": "rolled_back", "reason": reason, "release": order["from"]}
+
+
+def finish(order: dict[str, Any]) -> None:
+    """Keep what a later rollback needs: the release of before, and the settings that each release last worked with."""
+    if order["from"] not in (None, order["to"]):
+        set_link(PREVIOUS, RELEASES / order["from"])
+        if saved_settings().exists():
+            saved_settings().replace(RELEASES / order["from"] / "settings.toml")
+        elif not order["settings"]:
+            replace_file(RELEASES / order["from"] / "settings.toml", SETTINGS.read_bytes(), 0o640, group=True)
+    saved_settings().unlink(missing_ok=True)
+
+
+def rollback(timeout_s: float) -> tuple[int, dict[str, Any]]:
+    """To the previous release, with today's settings where it takes them, else with those that it last worked with."""
+    previous = link(PREVIOUS)
+    if previous is None:
+        raise Refused("there is no previous release to go back to")
+    settings = None
+    try:
+        check_settings(previous, SETTINGS)
+    except Refused:
+        settings = RELEASES / previous / "settings.toml"
+        log(f"{previous} does not take today's settings: it gets those that it last ran with")
+    return apply(previous, settings, restart=False, timeout_s=timeout_s)
+
+
+def saved_settings() -> Path:
+    """The settings of before the switch that is under way."""
+    return OPT / "settings-before.toml"
