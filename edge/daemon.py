@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import random
 import signal
@@ -343,6 +344,8 @@ def run_daemon(settings: Settings) -> None:
     be read.
     """
     set_up_logging(settings.log.level, session_of_log.get)
+    # systemd's watchdog ends a hung daemon by SIGABRT: where it hung is then in the journal.
+    faulthandler.enable()
     try:
         settings.state.dir.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

@@ -14,17 +14,23 @@ from edge.contract.topics import TOPIC_PREFIX
 _TLS_PORT, _PLAIN_PORT = 8883, 1883
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 _ALPN_PORT, _ALPN = 443, "x-amzn-mqtt-ca"
-_CREDENTIALS = "/run/credentials/edge-streamer.service"
+_CREDENTIALS = "/etc/edge-streamer/credentials"
+_OF_DIRECTORY = "edge_"
+"""systemd prefixes the files of a whole directory (`LoadCredential=edge:DIRECTORY`) with the name in the unit."""
 
 
 def _credential(value: object) -> object:
-    """`credential:NAME` is the file of a systemd credential; outside of the service, its usual place."""
+    """Resolve `credential:NAME`: in the service to systemd's copy of the file, elsewhere to the file itself."""
     if not isinstance(value, str) or not value.startswith("credential:"):
         return value
     name = value.removeprefix("credential:")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError("a credential's name has letters, digits, _, - and . only")
-    return _credentials() / name
+    plain = _credentials() / name
+    if "CREDENTIALS_DIRECTORY" not in os.environ or plain.exists():
+        return plain
+    from_directory = plain.with_name(_OF_DIRECTORY + name)
+    return from_directory if from_directory.exists() else plain
 
 
 def _credentials() -> Path:

@@ -114,13 +114,18 @@ def test_what_awss_client_cannot_do_is_told(tmp_path: Path, more: str) -> None:
     assert fault.startswith("mqtt: the aws client takes")
 
 
-def test_a_credential_of_systemd_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_is_a_file_that_systemd_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = LEAST.replace("/etc/key.pem", "credential:device.key")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    usual = load_settings(file(tmp_path, text)).mqtt.key_file
-    assert str(usual) == "/run/credentials/edge-streamer.service/device.key"
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/other")
-    assert str(load_settings(file(tmp_path, text)).mqtt.key_file) == "/run/credentials/other/device.key"
+    assert str(load_settings(file(tmp_path, text)).mqtt.key_file) == "/etc/edge-streamer/credentials/device.key"
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
+    assert load_settings(file(tmp_path, text)).mqtt.key_file == directory / "device.key"
+    (directory / "edge_device.key").touch()  # as the unit's LoadCredential=edge:DIRECTORY names it
+    assert load_settings(file(tmp_path, text)).mqtt.key_file == directory / "edge_device.key"
+    (directory / "device.key").touch()  # as LoadCredential=device.key:FILE in a drop-in does
+    assert load_settings(file(tmp_path, text)).mqtt.key_file == directory / "device.key"
     (fault,) = faults(tmp_path, LEAST.replace("/etc/key.pem", "credential:../key"))
     assert fault.startswith("mqtt.key_file: ")
 
@@ -131,7 +136,7 @@ CLAIM = 'claim = { template = "edge-camera", cert_file = "credential:claim.pem",
 def test_a_claim_needs_none_of_the_files_to_be_there(tmp_path: Path) -> None:
     claim = load_settings(file(tmp_path, LEAST.replace("[auth]", f"{CLAIM}\n[auth]"))).mqtt.claim
     assert claim is not None
-    assert str(claim.cert_file) == "/run/credentials/edge-streamer.service/claim.pem"
+    assert str(claim.cert_file) == "/etc/edge-streamer/credentials/claim.pem"
     assert (claim.template, claim.parameters) == ("edge-camera", {})
 
 
