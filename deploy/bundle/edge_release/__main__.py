@@ -30,25 +30,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="edge-release", description="Releases of edge-streamer on this device.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON")
+    bundle = argparse.ArgumentParser(add_help=False)
+    bundle.add_argument("bundle", type=Path, help="a bundle, as a tar file or unpacked")
+    bundle.add_argument("--public-key", type=Path, help=f"ask for a signature (default: {PUBLIC_KEY} where it is)")
+    timeout = argparse.ArgumentParser(add_help=False)
+    timeout.add_argument("--timeout-s", type=float, default=120, metavar="S", help="for a picture (default: 120)")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("check", "say whether this machine takes a bundle"),
-        ("install", "install a bundle beside what runs"),
-    ):
-        command = commands.add_parser(name, parents=[common], help=text)
-        command.add_argument("bundle", type=Path, help="a bundle, as a tar file or unpacked")
-        command.add_argument("--public-key", type=Path, help=f"ask for a signature (default: {PUBLIC_KEY} where it is)")
-    command = commands.add_parser(
-        "apply", parents=[common], help="put a release and settings in force; go back if they do not work"
-    )
+    command = commands.add_parser("check", parents=[bundle, common], help="say whether this machine takes a bundle")
+    command.add_argument("--without-packages", action="store_true", help="do not ask for the packages of apt")
+    commands.add_parser("install", parents=[bundle, common], help="install a bundle beside what runs")
+    text = "put a release and settings in force; go back if they do not work"
+    command = commands.add_parser("apply", parents=[timeout, common], help=text)
     command.add_argument("--release", help="default: the current one")
     command.add_argument("--settings", type=Path, metavar="FILE", help="default: those in force")
     command.add_argument("--restart", action="store_true", help="also when nothing is new, for new certificates")
-    command.add_argument(
-        "--timeout-s", type=float, default=120, metavar="S", help="to show a picture (default: %(default)s)"
-    )
-    command = commands.add_parser("rollback", parents=[common], help="go back to the previous release")
-    command.add_argument("--timeout-s", type=float, default=120, metavar="S")
+    commands.add_parser("rollback", parents=[timeout, common], help="go back to the previous release")
     commands.add_parser("list", parents=[common], help="the releases on this device")
     command = commands.add_parser("uninstall", parents=[common], help="remove the daemon; keep settings and state")
     command.add_argument("--purge", action="store_true", help="remove settings, keys, state and user, too")
@@ -71,7 +67,7 @@ def carry_out(chosen: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return 0, result
     if chosen.command == "check":
         with unpacked(chosen.bundle) as bundle:
-            description = check(bundle, public_key(chosen))
+            description = check(bundle, public_key(chosen), packages=not chosen.without_packages)
         log(f"this machine takes {description['release']}")
         return 0, description
     if os.geteuid() != 0:

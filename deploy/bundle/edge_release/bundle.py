@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_release.files import Refused, output, run
-from edge_release.layout import FREE_BYTES, MAX_MEMBERS, MAX_UNPACKED_BYTES, OPERATING_SYSTEMS, RELEASES, UNPACK
+from edge_release.layout import (
+    FREE_BYTES,
+    MAX_MEMBERS,
+    MAX_UNPACKED_BYTES,
+    OPERATING_SYSTEMS,
+    PACKAGES,
+    RELEASES,
+    UNPACK,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +60,8 @@ def unpack(source: Path, directory: Path) -> None:
         raise Refused(f"{source} is not a whole bundle ({exc}): copy it again") from exc
 
 
-def check(bundle: Path, public_key: Path | None) -> dict[str, Any]:
-    """Return the bundle's description.
+def check(bundle: Path, public_key: Path | None, *, packages: bool = True) -> dict[str, Any]:
+    """Return the bundle's description. `packages`: those that apt brings are there, too.
 
     Raises: Refused: with one sentence that says what to do.
     """
@@ -61,6 +69,9 @@ def check(bundle: Path, public_key: Path | None) -> dict[str, Any]:
     check_sums(bundle)
     description: dict[str, Any] = json.loads((bundle / "release.json").read_text())
     check_machine(description)
+    missing = [package for module, package in PACKAGES.items() if packages and not has(module)]
+    if missing:
+        raise Refused(f"packages are missing: apt-get install {' '.join(missing)}")
     return description
 
 
@@ -107,13 +118,6 @@ def check_machine(description: dict[str, Any]) -> None:
     if python_version() not in description["pythons"]:
         supported = " and ".join(description["pythons"])
         raise Refused(f"python3 is {python_version()}, and the bundle is for {supported}: use the system's own python3")
-    missing = [
-        package
-        for module, package in (("numpy", "python3-numpy"), ("systemd.daemon", "python3-systemd"))
-        if not has(module)
-    ]
-    if missing:
-        raise Refused(f"packages are missing: apt-get install {' '.join(missing)}")
     disk = next(path for path in (RELEASES, *RELEASES.parents) if path.exists())
     free = shutil.disk_usage(disk).free
     if free < FREE_BYTES and not (RELEASES / description["release"] / "release.json").exists():

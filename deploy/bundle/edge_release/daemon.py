@@ -12,11 +12,14 @@ from typing import Any
 from edge_release.layout import SETTINGS
 
 
-def probe() -> dict[str, bool]:
-    """Whether it is ready, gives a picture, and has its broker. A stopped stream gives none, and is as it should be."""
+def probe(*, frame: bool = False) -> dict[str, bool]:
+    """Whether it is ready, gives a picture, and has its broker. A stopped stream gives none, and is as it should be.
+
+    `frame`: one was seen already; the camera is not opened for another.
+    """
     ready, fields = fetch_json("/readyz")
     stopped = fields.get("stream") == "stopped"
-    frame = ready and (stopped or one_frame())
+    frame = frame or (ready and (stopped or one_frame()))
     return {"ready": ready, "frame": frame, "broker": fields.get("broker") == "connected"}
 
 

@@ -27,11 +27,13 @@ HOST_OPTIONS = [
 ]
 
 OPERATING_SYSTEMS = {("debian", "12"), ("debian", "13")}
-PYTHONS = ("3.11", "3.13")
+PACKAGES = {"numpy": "python3-numpy", "systemd.daemon": "python3-systemd"}
+"""What apt has to have brought, by the module that is looked for."""
 KEPT_RELEASES = 2
 FREE_BYTES = 600 * 1024**2
 MAX_MEMBERS, MAX_UNPACKED_BYTES = 2000, 1024**3
 CRASHES = 3
+POLL_S = 0.2
 ATTEMPTS = 3
 RETURN_TIMEOUT_S = 60.0
 FIRST_TIMEOUT_S = 45.0

@@ -19,6 +19,7 @@ from edge_release.layout import (
     LAST_SWITCH,
     NEXT_SETTINGS,
     OPT,
+    POLL_S,
     PREVIOUS,
     RELEASES,
     RETURN_TIMEOUT_S,
@@ -86,16 +87,21 @@ def check_settings(release: str, settings: Path) -> None:
 
 
 def run_switch() -> tuple[int, dict[str, Any]]:
+    """Let the switch service do it, and report what came of it."""
     run("systemctl", "start", SWITCH_SERVICE)
     try:
         result: dict[str, Any] = json.loads(LAST_SWITCH.read_text())
     except (OSError, ValueError):
-        return 4, {
-            "changed": True,
-            "outcome": "failed",
-            "reason": f"the switch did not end: journalctl -u {SWITCH_SERVICE}",
-        }
-    return {"applied": 0, "rolled_back": 3}.get(result["outcome"], 4), result
+        reason = f"the switch did not end: journalctl -u {SWITCH_SERVICE}"
+        result = {"changed": True, "outcome": "failed", "release": link(CURRENT), "reason": reason}
+    release, outcome = result["release"], result["outcome"]
+    if outcome == "applied":
+        log(f"{release} is in force; it was away for {result['downtime_s']} s")
+        for missing in (name for name, works in result["seen"].items() if not works):
+            log(f"warning: no {missing} yet: curl http://127.0.0.1:{api_port()}/readyz, journalctl -u {SERVICE}")
+    else:
+        log(f"{result['reason']}\n{release} is in force again" if outcome == "rolled_back" else result["reason"])
+    return {"applied": 0, "rolled_back": 3}.get(outcome, 4), result
 
 
 def resume() -> int:
@@ -121,7 +127,7 @@ def resume() -> int:
             "downtime_s": round((ready_s or time.monotonic()) - started_s, 2),
             "reason": None,
         }
-        log(f"{order['to']} is in force; the picture was away for {result['downtime_s']} s")
+        log(f"{order['to']} is in force")
     else:
         log(f"{order['to']} does not work: {reason}")
         result |= go_back(order, reason)
@@ -148,7 +154,7 @@ def put_in_force(release: str, *, fresh_settings: bool) -> None:
     run("systemctl", "restart", SERVICE)
 
 
-def gate(needs: dict[str, bool], timeout_s: float, *, first: bool) -> tuple[str | None, float | None, dict[str, Any]]:
+def gate(needs: dict[str, bool], timeout_s: float, *, first: bool) -> tuple[str | None, float | None, dict[str, bool]]:
     """Wait until all works that worked before; why it does not, when it became ready, what was seen.
 
     At a first install nothing worked before: what does not work is reported, and does not undo the installation.
@@ -165,16 +171,15 @@ def gate(needs: dict[str, bool], timeout_s: float, *, first: bool) -> tuple[str 
         if state["ActiveState"] == "active":
             if ready_s is None and fetch_json("/readyz")[0]:
                 ready_s = time.monotonic()
-            seen = probe()
-            if all(seen[name] for name, needed_ in needs.items() if needed_):
+            seen = probe(frame=seen.get("frame", False))
+            if all(seen[name] for name in needs if needs[name]):
                 return None, ready_s, seen
         if time.monotonic() > deadline_s:
-            missing = [name for name, needed_ in needs.items() if needed_ and not seen.get(name)]
+            missing = ", no ".join(name for name in needs if needs[name] and not seen.get(name))
             if first and seen:
-                log(f"installed, but not all works yet: {', '.join(missing)}; see http://127.0.0.1:{api_port()}/readyz")
                 return None, ready_s, seen
-            return f"after {timeout_s:.0f} s there was no {', no '.join(missing)}: journalctl -u {SERVICE}", None, seen
-        time.sleep(0.1)
+            return f"after {timeout_s:.0f} s there was no {missing}: journalctl -u {SERVICE}", None, seen
+        time.sleep(POLL_S)
 
 
 def go_back(order: dict[str, Any], reason: str) -> dict[str, Any]:
