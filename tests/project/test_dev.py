@@ -92,6 +92,7 @@ def test_a_named_python_that_does_not_fit_is_told() -> None:
 
 
 # A Python that makes an environment of itself, installs as told, and shows what else it is asked to run.
+MACHINES = ("systemd-nspawn", "ip", "nft", "ssh", "shellcheck")
 STUB = """#!/bin/sh
 case "$*" in
   "-c "*sys.executable*) echo "$0" ;;
@@ -122,7 +123,7 @@ class Checkout:
         tools = directory / "tools"
         tools.mkdir()
         # The system's packages are there, whatever this machine has.
-        present = ("chromium", "mosquitto", "turnserver", "faketime", "debootstrap", "gcc", "pkg-config")
+        present = ("chromium", "mosquitto", "turnserver", "faketime", "debootstrap", *MACHINES, "gcc", "pkg-config")
         for name in present:
             (tools / name).write_text("#!/bin/sh\n")
         (tools / "python3").write_text(STUB)
