@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 class Authority:
-    """Makes certificates in a directory; `ca_file` is what the other side has to know."""
+    """Makes certificates in a directory, for localhost and an address; `ca_file` is what the other side has to know."""
 
-    def __init__(self, directory: Path, name: str = "test-ca") -> None:
+    def __init__(self, directory: Path, name: str = "test-ca", address: str = "127.0.0.1") -> None:
         self._directory = directory
+        self._address = ipaddress.ip_address(address)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._certificate = self._build(
@@ -34,7 +35,7 @@ class Authority:
     def issue(
         self, name: str, *, since: timedelta = timedelta(days=-1), until: timedelta = timedelta(days=1)
     ) -> tuple[Path, Path]:
-        """A certificate and its key, for 127.0.0.1, localhost and the name; `since` and `until` from now."""
+        """A certificate and its key, for the address and localhost; `since` and `until` from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._build(subject, key.public_key(), since, until, ca=False)
@@ -65,7 +66,7 @@ class Authority:
         self, subject: x509.Name, key: CertificatePublicKeyTypes, since: timedelta, until: timedelta, *, ca: bool
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [x509.DNSName("localhost"), x509.IPAddress(self._address)]
         return (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -66,7 +66,7 @@ class Daemon:
         for name, section in sections.items():
             settings[name] = {**settings.get(name, {}), **section}
         self.config = directory / "edge-streamer.toml"
-        self.config.write_text("".join(_table(name, section) for name, section in settings.items()))
+        self.config.write_text(toml(settings))
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -147,8 +147,12 @@ class Daemon:
         assert "never retrieved" not in self.log(), self.log()
 
 
-def _table(name: str, section: Mapping[str, Any]) -> str:
-    """As TOML; a section's sections come after its own keys."""
-    own = "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items() if not isinstance(value, dict))
-    inner = "".join(_table(f"{name}.{key}", value) for key, value in section.items() if isinstance(value, dict))
-    return f"[{name}]\n{own}\n{inner}"
+def toml(sections: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
+    """Settings as TOML; a section's sections come after its own keys."""
+    text = ""
+    for name, section in sections.items():
+        own = {key: value for key, value in section.items() if not isinstance(value, dict)}
+        inner = {key: value for key, value in section.items() if isinstance(value, dict)}
+        text += f"[{prefix}{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in own.items())
+        text += toml(inner, f"{prefix}{name}.")
+    return text

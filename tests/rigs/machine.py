@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 _RECIPE = Path(__file__).parent / "booted"
 _RUN = Path("/run/edge-tests")
 _BOOT_TIMEOUT_S = 60
-_RIGHTS = ["--system-call-filter=bpf", "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON"]  # for device rules of units
+_RIGHTS = ["--system-call-filter=bpf adjtimex clock_adjtime", "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON"]  # for device rules, and to read the clock
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def root_of(suite: str) -> Path:
-    """The root of a suite, built where it is not there yet."""
-    root = CachedRoot(f"booted-{suite}", _RECIPE, suite)
+def root_of(suite: str, *, packages: bool) -> Path:
+    """The root of a suite, built where it is not there yet. `packages`: those that an installation fetches by apt."""
+    root = (
+        CachedRoot(f"booted-{suite}-packages", _RECIPE, suite, "python3-numpy python3-systemd")
+        if packages
+        else CachedRoot(f"booted-{suite}", _RECIPE, suite)
+    )
     with root.built():
         return root.path
 
@@ -76,13 +80,18 @@ class Network:
 
 
 class Machine:
-    """`disk_mb`: the machine has a disk of its own of that size, which can be filled and broken."""
+    """`packages`: those that an installation fetches by apt are there.
 
-    def __init__(self, network: Network, suite: str, name: str, *, disk_mb: int | None = None) -> None:
+    `disk_mb`: the machine has a disk of its own of that size, which can be filled and broken.
+    """
+
+    def __init__(
+        self, network: Network, suite: str, name: str, *, packages: bool = False, disk_mb: int | None = None
+    ) -> None:
         self.name = name
         self.suite = suite
         self.namespace, self.address = network.join()
-        self._lower = root_of(suite)
+        self._lower = root_of(suite, packages=packages)
         self.ssh_key = self._lower / "ssh-key"
         self._dir = _RUN / self.namespace
         shutil.rmtree(self._dir, ignore_errors=True)
@@ -144,9 +153,9 @@ class Machine:
         self, *command: str, stdin: str | None = None, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as root; its exit status is the caller's to judge."""
-        environment = ["env", "-i", _PATH, "HOME=/root", "TERM=dumb", "LANG=C.UTF-8"]
+        environment = ["env", "-i", "-C", "/", _PATH, "HOME=/root", "TERM=dumb", "LANG=C.UTF-8"]
         return subprocess.run(
-            ["nsenter", "-t", str(self._leader), "-a", "-w/", *environment, *command],
+            ["nsenter", "-t", str(self._leader), "-a", *environment, *command],
             check=False,
             text=True,
             input=stdin or "",

@@ -37,11 +37,13 @@ class Mosquitto:
         user: tuple[str, str] | None = None,
         access: str | None = None,
         persistence: bool = False,
+        address: str = "127.0.0.1",
     ) -> None:
+        self.address = address
         self.port = free_port()
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        lines = [f"listener {self.port} 127.0.0.1", "user root", f"allow_anonymous {str(user is None).lower()}"]
+        lines = [f"listener {self.port} {address}", "user root", f"allow_anonymous {str(user is None).lower()}"]
         lines += ["max_queued_messages 10000", "set_tcp_nodelay true"]
         if authority is not None:
             certificate, key = identity or authority.issue("broker")
@@ -62,7 +64,7 @@ class Mosquitto:
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """What a client's MqttSettings say of this broker, without its identity."""
-        return {"host": "127.0.0.1", "port": self.port, **more}
+        return {"host": self.address, "port": self.port, **more}
 
     def start(self) -> None:
         program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
@@ -71,7 +73,7 @@ class Mosquitto:
             self._process = subprocess.Popen([program, "-c", str(self._config)], stdout=log, stderr=log)
         for _ in range(200):
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self.address, self.port), timeout=1).close()
             except OSError:
                 time.sleep(0.05)
             else:

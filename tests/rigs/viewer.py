@@ -31,9 +31,9 @@ class Viewer:
         self._news = asyncio.Event()
         self.session = ""
 
-    async def watch(self, camera: Camera, quality: Any = "auto") -> None:
+    async def watch(self, camera: Camera, quality: Any = "auto", token: str | None = None) -> None:
         await self.pc.setLocalDescription(await self.pc.createOffer())
-        answer = await camera.offer(self.pc.localDescription.sdp, trickle=False, quality=quality)
+        answer = await camera.offer(self.pc.localDescription.sdp, trickle=False, quality=quality, token=token)
         self.session = answer.session
         self._tasks.append(asyncio.create_task(self._listen(camera)))
         await self.pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))

@@ -91,7 +91,7 @@ def change(chosen: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def public_key(chosen: argparse.Namespace) -> Path | None:
-    return chosen.public_key or (PUBLIC_KEY if PUBLIC_KEY.exists() else None)
+    return chosen.public_key.absolute() if chosen.public_key else (PUBLIC_KEY if PUBLIC_KEY.exists() else None)
 
 
 @contextlib.contextmanager

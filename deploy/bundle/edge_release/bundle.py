@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def unpacked(source: Path) -> Iterator[Path]:
     """The bundle as a directory. A tar file is unpacked on the disk, since /tmp may be in memory, and removed again."""
     if source.is_dir():
-        yield source
+        yield source.absolute()
         return
     try:
         with tempfile.TemporaryDirectory(prefix="edge-release-", dir=UNPACK) as directory:

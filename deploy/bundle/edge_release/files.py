@@ -59,7 +59,9 @@ def sync_directory(path: Path) -> None:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1200)
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd="/", stdin=subprocess.DEVNULL, timeout=1200
+    )
 
 
 def needed(*command: str) -> None:

@@ -80,7 +80,7 @@ def apply(release: str | None, settings: Path | None, *, restart: bool, timeout_
 
 
 def check_settings(release: str, settings: Path) -> None:
-    done = run(str(RELEASES / release / "bin/edge-streamer"), "check-config", str(settings))
+    done = run(str(RELEASES / release / "bin/edge-streamer"), "check-config", str(settings.absolute()))
     if done.returncode:
         faults = (done.stderr or done.stdout).strip()
         raise Refused(f"{release} does not take these settings, which were left out:\n{faults}")

@@ -1,9 +1,9 @@
 #!/bin/bash
-# build.sh DIR SUITE: a Debian root that boots systemd and that is reached by ssh, like a Raspberry Pi OS Lite that was just
-# flashed: a user pi with sudo, nothing of the project. Needs root and debootstrap; 40 seconds and 400 MB.
+# build.sh DIR SUITE [PACKAGES]: a Debian root that boots systemd and that is reached by ssh, like a Raspberry Pi OS Lite that was just
+# flashed: a user pi with sudo, nothing of the project; PACKAGES are there, too. Needs root and debootstrap; 40 seconds and 400 MB.
 set -eu
-root=${1:?usage: build.sh DIR SUITE}
-suite=${2:?usage: build.sh DIR SUITE}
+root=${1:?usage: build.sh DIR SUITE [PACKAGES]}
+suite=${2:?usage: build.sh DIR SUITE [PACKAGES]}
 # the mirror that this machine's own apt uses
 # shellcheck disable=SC2016  # apt's own variable
 mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 '/debian/*$')}
@@ -12,8 +12,9 @@ debootstrap --variant=minbase --include="$packages,ca-certificates,zstd" "$suite
   { tail -20 "$root.log"; exit 1; }
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-chroot "$root" env DEBIAN_FRONTEND=noninteractive sh -eu <<'SH'
+chroot "$root" env DEBIAN_FRONTEND=noninteractive PACKAGES="${3:-}" sh -eu <<'SH'
 apt-get -qq update
+[ -z "$PACKAGES" ] || apt-get -qq install -y --no-install-recommends $PACKAGES >/dev/null
 useradd -m -s /bin/bash -G sudo pi
 echo 'pi ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/010_pi-nopasswd
 ssh-keygen -q -A
