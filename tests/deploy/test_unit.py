@@ -30,7 +30,7 @@ WATCHDOG_S = 5
 HANG = "import signal; signal.signal(signal.SIGUSR1, lambda *_: __import__('time').sleep(1e6))"
 # What a program in the service's sandbox may do, printed as JSON.
 SANDBOX = """
-import ctypes, json, os, pathlib, socket
+import ctypes, json, os, pathlib, socket, subprocess
 def tried(action):
     try:
         action()
@@ -44,7 +44,9 @@ def called(result):
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 print(json.dumps({
-    "reads the clock": tried(lambda: called(libc.adjtimex(ctypes.byref(Timex(0))))),
+    "asks whether the clock is set": subprocess.run(
+        ["timedatectl", "show", "--property=NTPSynchronized", "--value"], capture_output=True, text=True
+    ).stdout.strip() in ("yes", "no"),
     "sets the clock": tried(lambda: called(libc.adjtimex(ctypes.byref(Timex(1))))),
     "camera's node": tried(lambda: os.close(os.open("/dev/vchiq", os.O_RDWR))),
     "another node": tried(lambda: os.close(os.open("/dev/fuse", os.O_RDWR))),
@@ -143,7 +145,7 @@ def test_what_the_sandbox_allows(machine: Machine) -> None:
     machine.shell(f"rm /etc/systemd/system/{SERVICE}.d/sandbox.conf; systemctl daemon-reload; rm /dev/vchiq /dev/fuse")
     found = json.loads(said)
     assert found == {
-        "reads the clock": "done",
+        "asks whether the clock is set": True,
         "sets the clock": "Operation not permitted",
         "camera's node": "done",
         "another node": "Operation not permitted",

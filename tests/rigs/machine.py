@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _RECIPE = Path(__file__).parent / "booted"
 _RUN = Path("/run/edge-tests")
 _BOOT_TIMEOUT_S = 60
-_RIGHTS = ["--system-call-filter=bpf adjtimex clock_adjtime", "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON"]  # for device rules, and to read the clock
+_RIGHTS = ["--system-call-filter=bpf", "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON"]  # for device rules of units
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge.host.clock import SystemClock, kernel_error_us
+from edge.host.clock import SystemClock, Timedated, kernel_error_us
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,12 @@ class Machine:
         self.asked = 0
         self.now_s = 0.0
         self.clock = SystemClock(
-            trusted=False, root=root, error_us=self._ask, now_s=lambda: self.now_s, wall_s=lambda: NOW_S
+            trusted=False,
+            root=root,
+            error_us=self._ask,
+            timedated=lambda: False,
+            now_s=lambda: self.now_s,
+            wall_s=lambda: NOW_S,
         )
 
     def _ask(self) -> int:
@@ -94,3 +99,32 @@ def test_a_trusted_clock_is_known(tmp_path: Path) -> None:
 
 def test_the_kernel_answers() -> None:
     assert 0 <= kernel_error_us() <= UNSET_US
+
+
+@pytest.mark.parametrize(("says", "known"), [("yes", True), ("no", False), ("", False)])
+def test_timedated_is_asked_where_the_kernel_refuses_an_answer(tmp_path: Path, says: str, known: bool) -> None:
+    now_s = [0.0]
+    timedated = Timedated(["echo", says], lambda: now_s[0])
+    clock = SystemClock(
+        trusted=False,
+        root=tmp_path,
+        error_us=lambda: UNSET_US,
+        timedated=timedated.synchronized,
+        now_s=lambda: now_s[0],
+    )
+    assert not clock.known()  # it never waits
+    assert timedated._asking is not None
+    timedated._asking.wait(10)
+    now_s[0] = 1.0
+    assert clock.known() is known
+
+
+def test_a_timedated_that_does_not_answer_or_is_not_there_costs_nothing(tmp_path: Path) -> None:
+    now_s = [0.0]
+    silent = Timedated(["sleep", "1000"], lambda: now_s[0])
+    assert not silent.synchronized()
+    now_s[0] = 30.0
+    assert not silent.synchronized()  # ended
+    while silent._asking is not None:
+        assert not silent.synchronized()
+    assert not Timedated(["/nonexistent"]).synchronized()
