@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_release.bundle import check, unpacked
+from edge_release.bundle import check, remove_interrupted, unpacked
 from edge_release.files import Refused, log
-from edge_release.layout import CURRENT, LOCK, PREVIOUS, PUBLIC_KEY
+from edge_release.layout import CURRENT, INSTALL_PREFIX, LOCK, PREVIOUS, PUBLIC_KEY
 from edge_release.releases import install, installed, link, uninstall
 from edge_release.switch import apply, resume, rollback
 
@@ -78,8 +78,9 @@ def carry_out(chosen: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def change(chosen: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    remove_interrupted()
     if chosen.command == "install":
-        with unpacked(chosen.bundle) as bundle:
+        with unpacked(chosen.bundle, INSTALL_PREFIX) as bundle:
             return 0, install(bundle, public_key(chosen))
     if chosen.command == "apply":
         return apply(chosen.release, chosen.settings, restart=chosen.restart, timeout_s=chosen.timeout_s)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edge_release.files import Refused, output, run
 from edge_release.layout import (
     FREE_BYTES,
+    INSTALL_PREFIX,
     MAX_MEMBERS,
     MAX_UNPACKED_BYTES,
     OPERATING_SYSTEMS,
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def unpacked(source: Path) -> Iterator[Path]:
+def unpacked(source: Path, prefix: str = "edge-check-") -> Iterator[Path]:
     """The bundle as a directory. A tar file is unpacked on the disk, since /tmp may be in memory, and removed again."""
     if source.is_dir():
         yield source.absolute()
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="edge-release-", dir=UNPACK) as directory:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=UNPACK) as directory:
             unpack(source, Path(directory))
             tops = list(Path(directory).iterdir())
             if len(tops) != 1 or not tops[0].is_dir():
@@ -41,6 +42,12 @@ def unpacked(source: Path) -> Iterator[Path]:
             yield tops[0]
     except OSError as exc:
         raise Refused(f"{source} cannot be unpacked: {exc.strerror}") from exc
+
+
+def remove_interrupted() -> None:
+    """What an `install` unpacked that a power cut ended."""
+    for directory in UNPACK.glob(f"{INSTALL_PREFIX}*"):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def unpack(source: Path, directory: Path) -> None:

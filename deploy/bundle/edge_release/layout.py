@@ -18,6 +18,7 @@ STATE = Path("/var/lib/edge-streamer")
 UNITS = Path("/etc/systemd/system")
 DROP_INS = UNITS / f"{SERVICE}.d"
 UNPACK = Path("/var/tmp")  # noqa: S108  the directory in it is made by tempfile
+INSTALL_PREFIX = "edge-release-"
 SYSUSERS = Path("/etc/sysusers.d/edge-streamer.conf")
 TOOL, COMMAND = Path("/usr/local/sbin/edge-release"), Path("/usr/local/bin/edge-streamer")
 HOST_OPTIONS = [
