@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ANSIBLE = Path(__file__).parents[2] / "deploy/ansible"
 _SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+_MESSAGE = re.compile(r'"msg": ("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Run:
 
     def message(self) -> str:
         """The one that ended it."""
-        found: list[str] = re.findall(r'"msg": "(.*)"', self.output)
-        return json.loads(f'"{found[-1]}"') if found else self.output
+        found: list[str] = _MESSAGE.findall(self.output)
+        return str(json.loads(found[-1])) if found else self.output
 
 
 class Operator:
