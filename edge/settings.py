@@ -50,7 +50,7 @@ class AuthSettings(_Slice):
 
     mode: Literal["required", "off"] = Field(
         default="required",
-        description="off: whoever may publish on the command topic may watch; the broker's rules are the only ones.",
+        description="off: every client that may publish on the command topic may watch; only the broker's rules count.",
     )
     jwks_file: Path | None = Field(default=None, description="The backend's public keys. Read again when it changes.")
     trust_clock: bool = Field(
@@ -58,9 +58,11 @@ class AuthSettings(_Slice):
         description="True: the clock counts as set, where the system cannot tell (GPS, PTP, a virtual machine's host).",
     )
     commands_per_s: float = Field(
-        default=50, gt=0, le=1000, description="Of each reply client; four times as many at once."
+        default=50, gt=0, le=1000, description="Commands that one reply client may send; four times as many at once."
     )
-    commands_in_all_per_s: float = Field(default=100, gt=0, le=1000)
+    commands_in_all_per_s: float = Field(
+        default=100, gt=0, le=1000, description="Commands that all reply clients together may send."
+    )
 
     @field_validator("jwks_file")
     @classmethod
@@ -73,13 +75,18 @@ class AuthSettings(_Slice):
 class StateSettings(_Slice):
     """What has to survive a restart."""
 
-    dir: Path = Field(default=Path("/var/lib/edge-streamer"), description="A directory that the daemon may write to.")
+    dir: Path = Field(
+        default=Path("/var/lib/edge-streamer"),
+        description="Directory for what survives a restart. The daemon must be able to write to it.",
+    )
 
 
 class LogSettings(_Slice):
     """What is logged."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Messages below this level are not logged."
+    )
 
 
 class _Environment(EnvSettingsSource):

@@ -15,4 +15,4 @@ class ApiSettings(BaseModel):
     host: Literal["127.0.0.1"] = Field(
         default="127.0.0.1", description="Loopback only, until the local page has authentication."
     )
-    port: int = Field(default=8081, ge=1, le=65535)
+    port: int = Field(default=8081, ge=1, le=65535, description="Port of the local page and API.")

@@ -10,8 +10,12 @@ class SessionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_viewers: int = Field(default=5, ge=1, le=200, description="More offers than this are refused as busy.")
-    answer_timeout_s: float = Field(
-        default=8, gt=0, le=60, description="From an offer to its answer, opening the camera included."
+    max_viewers: int = Field(
+        default=5, ge=1, le=200, description="Limit of viewers. Further offers are refused as busy."
     )
-    connect_timeout_s: float = Field(default=15, gt=0, le=120, description="From the answer to the connection.")
+    answer_timeout_s: float = Field(
+        default=8, gt=0, le=60, description="How long an offer may wait for its answer, opening the camera included."
+    )
+    connect_timeout_s: float = Field(
+        default=15, gt=0, le=120, description="How long a viewer may take to connect after the answer."
+    )

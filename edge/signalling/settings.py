@@ -52,7 +52,9 @@ class ClaimSettings(BaseModel):
     cert_file: SecretFile = Field(description="The claim certificate, the same on every device.")
     key_file: SecretFile = Field(description="The private key of the claim certificate.")
     parameters: dict[_Parameter, _Parameter] = Field(
-        default={}, max_length=20, description="Of the template, besides SerialNumber, which is the device's id."
+        default={},
+        max_length=20,
+        description="Parameters of the template, besides SerialNumber, which is the device id.",
     )
 
 
@@ -61,36 +63,44 @@ class MqttSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field(min_length=1, max_length=253, description="The broker.")
-    port: int | None = Field(default=None, ge=1, le=65535, description="Default: 8883 with TLS, 1883 without.")
+    host: str = Field(min_length=1, max_length=253, description="Host name or address of the MQTT broker.")
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of the broker. Without it: 8883 with TLS, 1883 without TLS."
+    )
     client: Literal["auto", "aws", "paho"] = Field(
         default="auto", description="aws: the client of AWS's SDK. auto: that one for AWS IoT, else paho."
     )
     version: Literal["auto", "5", "3.1.1"] = Field(default="auto", description="auto: 5, or 3.1.1 where 5 is refused.")
     tls: bool = Field(default=True, description="False only on a network of your own: anybody on it can watch.")
     ca_file: SecretFile | None = Field(
-        default=None, description="Who signs the broker's certificate. Default: the system's."
+        default=None, description="The certificate authority of the broker. Without it: the system's authorities."
     )
     cert_file: SecretFile | None = Field(default=None, description="The device's certificate.")
     key_file: SecretFile | None = Field(default=None, description="The private key of the certificate.")
     claim: ClaimSettings | None = Field(
         default=None, description="With it, cert_file and key_file are where a device puts its own, got by this claim."
     )
-    username: str | None = Field(default=None, min_length=1)
+    username: str | None = Field(
+        default=None, min_length=1, description="User name, for brokers that ask for user and password."
+    )
     password_file: SecretFile | None = Field(
         default=None, description="A file that holds the password and nothing else."
     )
-    prefix: str = Field(default="edge/v1", pattern=TOPIC_PREFIX, description="Of every topic.")
+    prefix: str = Field(default="edge/v1", pattern=TOPIC_PREFIX, description="The prefix of every topic.")
     keepalive_s: int = Field(
         default=30, ge=5, le=1200, description="A dead link is noticed within one and a half times this."
     )
-    connect_timeout_s: float = Field(default=10, gt=0, le=60)
-    publish_timeout_s: float = Field(default=10, gt=0, le=60, description="For the broker's acknowledgement.")
-    publishes_per_s: int = Field(
-        default=100, ge=1, le=100_000, description="Sent at most, further ones wait a little; AWS IoT takes 100."
+    connect_timeout_s: float = Field(default=10, gt=0, le=60, description="How long connecting to the broker may take.")
+    publish_timeout_s: float = Field(
+        default=10, gt=0, le=60, description="How long the broker may take to acknowledge a publish."
     )
-    telemetry_s: float = Field(default=60, ge=0, le=86_400, description="Figures are sent so often; 0: not at all.")
-    reconnect_cap_s: float = Field(default=10, ge=0.5, le=300, description="The longest wait between two tries.")
+    publishes_per_s: int = Field(
+        default=100, ge=1, le=100_000, description="Limit of publishes; further ones wait a little. AWS IoT takes 100."
+    )
+    telemetry_s: float = Field(default=60, ge=0, le=86_400, description="Interval of telemetry. 0 turns it off.")
+    reconnect_cap_s: float = Field(
+        default=10, ge=0.5, le=300, description="The longest wait between two attempts to connect."
+    )
     session_expiry_s: int = Field(
         default=300, ge=0, le=604_800, description="How long the broker keeps commands for a device that is away."
     )

@@ -30,7 +30,7 @@ class RtpSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     packet_bytes: Annotated[
-        int, Field(ge=500, le=1400, description="Of a packet at most, protection and header extensions included.")
+        int, Field(ge=500, le=1400, description="The largest packet, protection and header extensions included.")
     ] = 1200
     playout_delay_ms: Annotated[
         int, Field(ge=0, le=2000, description="How long a browser may hold pictures back to play them evenly; 0: not.")

@@ -45,6 +45,7 @@ WALLS = [
     *(Wall(f"edge.{room}", (*SHARED, f"edge.{room}")) for room in ROOMS),
     Wall("edge.client", ("edge.contract", "edge.errors", "edge.client", *BROKER)),
     Wall("edge.settings", (*SHARED, *(f"edge.{room}.settings" for room in ROOMS))),
+    Wall("edge.settings_reference", ("edge.settings",)),
     Wall("edge.report", ("edge.__version__", *SHARED, "edge.settings", *(f"edge.{room}" for room in ROOMS))),
     Wall("edge.daemon", ("edge",)),
     Wall("edge.demo", ("edge",)),
