@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 _HEAD = """# Settings
 
 One TOML file, by default `/etc/edge-streamer/edge-streamer.toml`. [The sample](../config/edge-streamer.toml) has every
-key with its default. `edge-streamer check-config FILE` reports all faults at once, each with its key. Unknown keys are faults.
+key with its default. `edge-streamer check-config FILE` reports all faults at once, each with its key. Unknown keys are
+faults.
 
 An environment variable overrides a key: `EDGE__LOG__LEVEL=debug` sets `log.level`.
 
-A secret is a file, never a value: a path, or `credential:NAME` for the file NAME in `/etc/edge-streamer/credentials`,
-which only root can read and which systemd hands to the daemon.
+A secret is a file, never a value. Name it by a path, or by `credential:NAME`: that is the file NAME in
+`/etc/edge-streamer/credentials`, which only root can read and which systemd hands to the daemon.
 
 This page is generated from the model (`python -m edge.settings_reference`).
 """
@@ -37,7 +38,7 @@ _BOUNDS = {
     "lt": "less than {}",
     "multiple_of": "a multiple of {}",
 }
-_LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long", "pattern": "matches `{}`"}
+_LENGTHS = {"max_length": "at most {} long", "pattern": "matches `{}`"}
 
 
 def reference() -> str:

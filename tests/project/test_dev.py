@@ -92,7 +92,7 @@ def test_a_named_python_that_does_not_fit_is_told() -> None:
 
 
 # A Python that makes an environment of itself, installs as told, and shows what else it is asked to run.
-MACHINES = ("systemd-nspawn", "ip", "nft", "ssh", "shellcheck")
+MACHINES = ("systemd-nspawn", "ip", "nft", "ssh", "nginx", "shellcheck")
 STUB = """#!/bin/sh
 case "$*" in
   "-c "*sys.executable*) echo "$0" ;;
