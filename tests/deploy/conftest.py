@@ -21,18 +21,12 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = "/etc/edge-streamer/edge-streamer.toml"
 
 
-def make_bundle(directory: Path, *arguments: str) -> Path:
-    """For this machine, whose kind the booted machines are."""
-    command = [
-        sys.executable,
-        str(ROOT / "deploy/bundle/make.py"),
-        "--arch",
-        "amd64",
-        "--out",
-        str(directory),
-        *arguments,
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+def make_bundle(directory: Path, *arguments: str, architecture: str = "amd64") -> Path:
+    """By default for this machine, whose kind the booted machines are."""
+    make = [sys.executable, str(ROOT / "deploy/bundle/make.py"), "--arch", architecture]
+    done = subprocess.run(
+        [*make, "--out", str(directory), *arguments], check=False, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
 

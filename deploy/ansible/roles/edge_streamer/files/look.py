@@ -1,14 +1,13 @@
 """Print, as JSON, what the role has to know of a device before it changes anything. Reads only."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
 
-def output(*command):
+def output(*command: str) -> str:
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
@@ -27,7 +26,7 @@ print(
             "python": "{}.{}".format(*sys.version_info[:2]),
             "free_mb": shutil.disk_usage("/opt").free // 1024**2,
             "missing_packages": [name for name in asked if not states.get(name, "").startswith("ii")],
-            "boot": os.path.exists("/boot/firmware/cmdline.txt"),
+            "boot": pathlib.Path("/boot/firmware/cmdline.txt").exists(),
         }
     )
 )
