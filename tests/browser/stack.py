@@ -105,7 +105,7 @@ async def running(
     environment: dict[str, str] | None = None,
     backend: BackendSettings | None = None,
     hide_addresses: bool = True,
-    **sections: dict[str, Any],
+    **sections: Any,
 ) -> AsyncIterator[Stack]:
     """Start everything; at the end, stop everything, and fail where a part left a traceback."""
     authority = Authority(directory)

@@ -40,7 +40,7 @@ def required(signer: Signer, directory: Path) -> dict[str, Any]:
 
 
 class Daemon:
-    """`edge-streamer run` in a directory of its own. `prefix`: a program that runs it (faketime)."""
+    """`edge-streamer run` in a directory of its own. `code`: the directory of the `edge` package that runs."""
 
     def __init__(
         self,
@@ -48,11 +48,13 @@ class Daemon:
         mqtt: Mapping[str, Any],
         *,
         environment: Mapping[str, str] | None = None,
+        code: Path = ROOT,
         **sections: Mapping[str, Any],
     ) -> None:
         self.directory = directory
         self.api_port = free_port()
         self._environment = dict(environment or {})
+        self._code = code
         self._log = directory / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
         settings: dict[str, Mapping[str, Any]] = {
@@ -72,7 +74,7 @@ class Daemon:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edge", "run", "--config", str(self.config)],
-                cwd=ROOT,
+                cwd=self._code,
                 env={**os.environ, **self._environment},
                 stdout=log,
                 stderr=log,
