@@ -31,9 +31,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from bench.fanout import build, rss_mb, running
 from edge.client import Signer
 from edge.contract.topics import Topics
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import ROOT, Daemon, required
 from tests.rigs.mosquitto import Mosquitto

@@ -30,13 +30,14 @@ from edge.host.systemd import Supervision
 from edge.host.vitals import MachineVitals
 from edge.local_api.app import make_app
 from edge.local_api.server import LocalServer
+from edge.mqtt.broker import Message
+from edge.mqtt.factory import make_broker
 from edge.report import Report
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions, session_of_log
 from edge.sessions.wish import StreamWish
 from edge.settings import tunable, tuned
 from edge.signalling.authority import Authority
-from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
 from edge.signalling.events import Events
 from edge.signalling.once import Once
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
     from edge.core.access_unit import AccessUnit
     from edge.core.tuning import Values
     from edge.settings import Settings
-    from edge.signalling.broker import Broker
-    from edge.signalling.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 
@@ -125,25 +124,6 @@ class Nest:
                 log.error("%s did not stop within %.0f s", task.get_name(), _STOP_TIMEOUT_S)
             elif not task.cancelled() and (exc := task.exception()) is not None:
                 log.error("%s failed while it stopped", task.get_name(), exc_info=exc)
-
-
-def make_broker(
-    mqtt: MqttSettings, client_id: str, subscriptions: tuple[str, ...], will: Message, optional: tuple[str, ...] = ()
-) -> Broker:
-    """The client that the settings say; the other one is not even loaded.
-
-    Raises: ConfigInvalid: AWS's is wanted and not installed.
-    """
-    if not mqtt.by_aws:
-        from edge.signalling.paho_broker import PahoBroker  # noqa: PLC0415
-
-        return PahoBroker(mqtt, client_id, subscriptions, will, optional)
-    try:
-        from edge.signalling.aws_broker import AwsBroker  # noqa: PLC0415
-    except ModuleNotFoundError as exc:
-        said = 'mqtt.client: awsiotsdk is not installed (edge-streamer[aws]); client = "paho" does without'
-        raise ConfigInvalid([said]) from exc
-    return AwsBroker(mqtt, client_id, subscriptions, will, optional)
 
 
 class Daemon:

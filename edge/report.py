@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from edge.errors import CameraUnavailable, EdgeError
     from edge.host.event_store import EventStore
     from edge.host.vitals import MachineVitals
+    from edge.mqtt.broker import Broker
     from edge.sessions.service import Sessions
     from edge.sessions.wish import StreamWish
     from edge.settings import Settings
-    from edge.signalling.broker import Broker
     from edge.signalling.commands import Commands
     from edge.streaming.peer import PeerFactory
 

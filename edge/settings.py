@@ -18,8 +18,8 @@ from edge.core.annexb import level_for
 from edge.core.tuning import over
 from edge.errors import ConfigInvalid
 from edge.local_api.settings import ApiSettings
+from edge.mqtt.settings import MqttSettings  # noqa: TC001  pydantic reads the annotations at run time
 from edge.sessions.settings import SessionSettings
-from edge.signalling.settings import MqttSettings  # noqa: TC001  pydantic reads the annotations at run time
 from edge.streaming.settings import IceSettings, RtpSettings
 
 if TYPE_CHECKING:

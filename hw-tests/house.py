@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.client import CameraClient
 from edge.demo.broker import EmbeddedBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.daemon import Daemon, free_port
 from viewer import Viewer, no_decoder
 

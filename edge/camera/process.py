@@ -11,8 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from edge.camera.child_link import ChildLink
 from edge.camera.lifecycle import Effect, Lifecycle, Phase
-from edge.camera.link import Link
 from edge.camera.port import CameraState
 from edge.camera.wire import (
     BadWire,
@@ -103,8 +103,8 @@ class CameraProcess:
         self._tickets = itertools.count()
         self._asked: dict[int, asyncio.Future[Done]] = {}
         self._phase = self._life.phase
-        self._link: Link | None = None
-        self._gone: Link | None = None
+        self._link: ChildLink | None = None
+        self._gone: ChildLink | None = None
         self._bug: Exception | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -241,7 +241,7 @@ class CameraProcess:
     async def _do(self, effect: Effect) -> None:
         if effect is Effect.SPAWN:
             # Before the await: the first message may be here before it returns.
-            link = self._link = Link(self._hear, self._lost)
+            link = self._link = ChildLink(self._hear, self._lost)
             try:
                 await link.spawn(self._command or _own_command(self._settings))
             except OSError as exc:
@@ -267,7 +267,7 @@ class CameraProcess:
         except TimeoutError:
             pass
 
-    def _hear(self, link: Link, message: AccessUnit | Order | Report) -> None:
+    def _hear(self, link: ChildLink, message: AccessUnit | Order | Report) -> None:
         if link is not self._link:
             return
         now_s = self._now_s()
@@ -345,7 +345,7 @@ class CameraProcess:
             case _:
                 raise BadWire("an order from the camera process")
 
-    def _lost(self, link: Link, exc: Exception | None) -> None:
+    def _lost(self, link: ChildLink, exc: Exception | None) -> None:
         if exc is not None and not isinstance(exc, OSError):
             self._bug = exc
         if link is self._link:

@@ -45,14 +45,14 @@ from edge.contract.messages import (
 from edge.contract.replies import SESSION_MESSAGES
 from edge.contract.topics import Topics
 from edge.errors import BrokerLost, EdgeError, Rejected
-from edge.signalling.broker import Broker, Message
-from edge.signalling.paho_broker import PahoBroker
+from edge.mqtt.broker import Broker, Message
+from edge.mqtt.paho_broker import PahoBroker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
 
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from edge.contract.messages import (
     BODIES,
     COMMAND_LIMIT_BYTES,
     LIFETIME_LIMIT_S,
+    PACKET_LIMIT_BYTES,
     RESERVED,
     Command,
     ErrorInfo,
@@ -32,7 +33,6 @@ from edge.contract.replies import REPLIES, SESSION_MESSAGES
 from edge.contract.shadow import Desired, Reported
 from edge.contract.topics import DEVICE_ID, Topics
 from edge.core.authority import WHO_MAY
-from edge.core.publish_limits import PACKET_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,6 +11,8 @@ from edge.contract.codes import Code, EndReason  # noqa: TC001  pydantic reads t
 VERSION = 1
 COMMAND_LIMIT_BYTES = 32 * 1024
 PAYLOAD_LIMIT_BYTES = 128 * 1024
+PACKET_LIMIT_BYTES = 2 * PAYLOAD_LIMIT_BYTES
+"""The largest packet that the device accepts, where the broker can be told (MQTT 5): it leaves out longer ones."""
 LIFETIME_LIMIT_S = 300
 CANDIDATES_LIMIT = 32
 

@@ -26,7 +26,7 @@ from edge.demo.backend import BackendSettings, make_backend
 from edge.demo.broker import EmbeddedBroker
 from edge.demo.daemon_process import DEVICE, DaemonOptions, DaemonProcess
 from edge.demo.server import serving
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

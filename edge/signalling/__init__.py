@@ -1,1 +1,1 @@
-"""MQTT: the broker port and its adapters, commands in, replies, status and events out."""
+"""What the messages mean: commands in, replies, status and events out, the shadow, tokens."""

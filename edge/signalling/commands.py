@@ -36,7 +36,7 @@ from edge.contract.replies import REPLIES
 from edge.core.authority import WHO_MAY
 from edge.core.budget import Budget, CommandRates
 from edge.errors import EdgeError, Rejected
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -15,12 +15,12 @@ from edge.contract.codes import Code
 from edge.contract.messages import Event
 from edge.core.backoff import Backoff
 from edge.errors import BrokerLost, Rejected
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from edge.signalling.broker import Broker
+    from edge.mqtt.broker import Broker
     from edge.signalling.ports import EventStore
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from edge.errors import BrokerLost, Rejected
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edge.contract.messages import Status
     from edge.contract.topics import Topics
-    from edge.signalling.broker import Broker
+    from edge.mqtt.broker import Broker
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from edge.contract.shadow import SHADOW_LIMIT_BYTES, ShadowDocument, ShadowError
 from edge.core.backoff import Backoff
 from edge.core.tuning import without_nulls
 from edge.errors import BrokerLost, EdgeError, Rejected
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from edge.contract.topics import ShadowTopics
     from edge.core.tuning import Values
-    from edge.signalling.broker import Broker
+    from edge.mqtt.broker import Broker
     from edge.signalling.ports import Tuning
 
 log = logging.getLogger(__name__)

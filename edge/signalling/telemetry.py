@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

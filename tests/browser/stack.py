@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edge.client import CameraClient, Signer
 from edge.demo.backend import BackendSettings, make_backend
 from edge.demo.server import serving
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.chromium import chromium
 from tests.rigs.daemon import Daemon, required

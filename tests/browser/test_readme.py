@@ -18,7 +18,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from edge.client import Signer
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.browser.stack import advances, state
 from tests.rigs.chromium import chromium
 from tests.rigs.daemon import ROOT, Daemon, free_port, required

@@ -13,9 +13,9 @@ import pytest
 
 from edge.contract.codes import Code
 from edge.errors import BrokerLost, Rejected
-from edge.signalling import aws_link, linked_broker
-from edge.signalling.aws_broker import AwsBroker
-from edge.signalling.broker import Message
+from edge.mqtt import aws_link, linked_broker
+from edge.mqtt.aws_broker import AwsBroker
+from edge.mqtt.broker import Message
 from tests.rigs.certificates import Authority
 from tests.rigs.grudging_broker import GrudgingBroker
 from tests.rigs.links import MOSQUITTO, PASSWORD, TLS, Client, Setting, deaf_server, one_answer_each, plain_client
@@ -459,7 +459,7 @@ async def test_aws_port_443_is_spoken_to_by_its_protocol_and_a_taken_over_link_t
     context.set_alpn_protocols(["http/1.1", "x-amzn-mqtt-ca"])
     answers = (_CONNACK_5, _SUBACK_5 + _TAKEN_OVER)
     async with one_answer_each(*answers, context=context, spoken=spoken, heard=heard) as port:
-        monkeypatch.setattr("edge.signalling.settings._ALPN_PORT", port)
+        monkeypatch.setattr("edge.mqtt.settings._ALPN_PORT", port)
         client = setting.client("one", "a/b", port=port, keepalive_s=30, session_expiry_s=300)
         client.start()
         await client.error("another client connected with the same client id")

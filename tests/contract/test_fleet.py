@@ -13,9 +13,9 @@ from edge.client import CameraClient
 from edge.contract.codes import Code
 from edge.contract.messages import Status
 from edge.errors import Rejected
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.paho_link import PahoLink
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.paho_link import PahoLink
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.fake_device import FakeDevice
 from tests.rigs.mosquitto import Mosquitto
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge.client import Camera
-    from edge.signalling.broker import Message
+    from edge.mqtt.broker import Message
 
 
 class AwsLink(PahoLink):
@@ -70,7 +70,7 @@ async def test_a_fleet_is_asked_and_then_followed(broker: Mosquitto, monkeypatch
         async with CameraClient.connect(mqtt, "bff-6") as client:
             await asyncio.wait_for(client.camera("cam-1").online(), 10)  # any other broker gives it at once
 
-        monkeypatch.setattr("edge.signalling.paho_broker.PahoLink", AwsLink)
+        monkeypatch.setattr("edge.mqtt.paho_broker.PahoLink", AwsLink)
         async with CameraClient.connect(mqtt, "bff-7", timeout_s=2) as client:
             cameras = [client.camera(f"cam-{number}") for number in (1, 2, 3)]
             # Asked only when replies come, and so after all that the subscriptions bring.
@@ -92,7 +92,7 @@ async def test_a_fleet_is_asked_and_then_followed(broker: Mosquitto, monkeypatch
 async def test_by_its_name_a_retained_status_comes(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     came: list[Message] = []
     async with fleet(broker):
-        monkeypatch.setattr("edge.signalling.paho_broker.PahoLink", AwsLink)
+        monkeypatch.setattr("edge.mqtt.paho_broker.PahoLink", AwsLink)
         link = PahoBroker(MqttSettings(**broker.settings(tls=False)), "bff-7", ("edge/v1/cam-2/status",), None)
         link.listen(came.append, lambda _: None)
         running = asyncio.create_task(link.run(asyncio.Event()))

@@ -15,7 +15,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.client import CameraClient
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import Daemon
 from tests.rigs.mosquitto import Mosquitto, free_port

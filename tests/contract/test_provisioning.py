@@ -13,12 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edge.daemon import make_broker
 from edge.errors import BrokerLost
-from edge.signalling import provisioning
-from edge.signalling.broker import Broker, Message
-from edge.signalling.provisioning import CREATE
-from edge.signalling.settings import ClaimSettings, MqttSettings
+from edge.mqtt import provisioning
+from edge.mqtt.broker import Broker, Message
+from edge.mqtt.factory import make_broker
+from edge.mqtt.provisioning import CREATE
+from edge.mqtt.settings import ClaimSettings, MqttSettings
 from tests.rigs.aws_provisioning import REGISTER, TEMPLATE, AwsProvisioning, accepted, claim_broker, rejected
 from tests.rigs.certificates import Authority
 from tests.rigs.tcp_proxy import TcpProxy

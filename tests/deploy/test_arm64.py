@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge.client import CameraClient
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.deploy.conftest import make_bundle, release_of
 from tests.rigs.arm64_root import Arm64Root
 from tests.rigs.daemon import free_port, toml

@@ -17,8 +17,8 @@ from edge.contract.events import EVENTS
 from edge.contract.messages import PAYLOAD_LIMIT_BYTES, Reply, Status
 from edge.contract.topics import Topics
 from edge.core.budget import CommandRates
-from edge.core.publish_limits import oversize
 from edge.errors import CameraUnavailable, Rejected
+from edge.mqtt.limits import oversize
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions
 from edge.sessions.settings import SessionSettings
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from edge.core.offer import H264Choice, Offer
     from edge.core.once import Row
     from edge.core.principal import Principal
+    from edge.mqtt.broker import Message
     from edge.sessions.ports import PeerEvents
-    from edge.signalling.broker import Message
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 """When every input comes, so that it means the same on any day."""

@@ -13,7 +13,7 @@ from tests.fuzz.targets import messages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge.signalling.broker import Message
+    from edge.mqtt.broker import Message
     from tests.fuzz.progress import Progress
     from tests.fuzz.targets import Targets
 

@@ -18,7 +18,7 @@ from edge.contract.messages import OfferBody
 from edge.core.authority import TOKEN_LIFETIME_LIMIT_S, read_claims
 from edge.core.candidate import read_candidate
 from edge.errors import Rejected
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 from edge.signalling.tokens import TokenKeys
 from edge.streaming.ice_servers import read_ice_servers
 from tests.fuzz.door import ALLOWED_HOSTS, NOW, TOPICS, Doors

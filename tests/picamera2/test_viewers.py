@@ -14,7 +14,7 @@ import pytest
 from av.video.codeccontext import VideoCodecContext
 
 from edge.client import CameraClient
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.daemon import Daemon
 from tests.rigs.mosquitto import Mosquitto
 from tests.rigs.viewer import GENEROUS_S, Viewer

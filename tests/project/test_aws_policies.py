@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edge.contract.topics import Topics
-from edge.signalling.provisioning import CREATE, answer_topics, claim_client_id, register_topic
+from edge.mqtt.provisioning import CREATE, answer_topics, claim_client_id, register_topic
 from tests.project.test_imports import ROOT
 
 ARN = "arn:aws:iot:REGION:ACCOUNT:"

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from edge.mqtt.settings import MqttSettings
 from edge.settings import Settings, load_settings
-from edge.signalling.settings import MqttSettings
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "config" / "edge-streamer.toml"

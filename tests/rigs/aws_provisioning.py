@@ -12,10 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from edge.errors import BrokerLost
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.provisioning import CREATE, register_topic
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.provisioning import CREATE, register_topic
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.mosquitto import Mosquitto
 
 if TYPE_CHECKING:

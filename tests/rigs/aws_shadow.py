@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from edge.contract.topics import Topics
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.settings import MqttSettings
 
 GENEROUS_S = 20
 

@@ -25,9 +25,9 @@ from edge.client import Signer
 from edge.contract.asyncapi import EXAMPLES
 from edge.contract.codes import Code
 from edge.contract.topics import Topics
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.backend_page import PAGES, page
 from tests.rigs.coturn import Coturn
 from tests.rigs.daemon import ROOT, Daemon, required

@@ -27,9 +27,9 @@ from edge.contract.messages import (
 )
 from edge.contract.topics import Topics
 from edge.errors import Rejected
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

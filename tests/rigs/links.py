@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import paho.mqtt.publish
 
 from edge.demo.broker import EmbeddedBroker
-from edge.signalling.aws_broker import AwsBroker
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.aws_broker import AwsBroker
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.mosquitto import Mosquitto, free_port
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge.signalling.broker import Message
+    from edge.mqtt.broker import Message
 
 TLS = ["aws-5-tls", "paho-5-tls"]
 MOSQUITTO = [*TLS, "paho-311-password"]

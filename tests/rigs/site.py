@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from edge.client import CameraClient, Signer
 from edge.client.tokens import jwks
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.mosquitto import Mosquitto
 

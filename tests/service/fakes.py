@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edge.core.candidate import Candidate
     from edge.core.offer import H264Choice, Offer
     from edge.core.once import Row
+    from edge.mqtt.broker import Message
     from edge.sessions.ports import PeerEvents
-    from edge.signalling.broker import Message
 
 FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
 

@@ -16,7 +16,7 @@ from edge.contract.codes import Code, EndReason
 from edge.contract.messages import CameraNoticeBody, CandidateBody, ClosedBody, Event, IceServer, Status
 from edge.demo.broker import EmbeddedBroker
 from edge.errors import BrokerLost, Rejected
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 from tests.rigs.daemon import free_port
 from tests.rigs.fake_device import ANSWER_SDP, FakeDevice, mqtt_settings
 

@@ -32,9 +32,9 @@ from edge.contract.replies import REPLIES
 from edge.contract.topics import Topics
 from edge.core.budget import CommandRates
 from edge.errors import BrokerLost, CameraUnavailable, Rejected
+from edge.mqtt.broker import Message
 from edge.signalling import outbox
 from edge.signalling.authority import Authority
-from edge.signalling.broker import Message
 from edge.signalling.commands import Commands
 from edge.signalling.once import Once
 from edge.signalling.outbox import Outbox

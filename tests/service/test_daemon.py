@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge.client import CameraClient
-from edge.daemon import make_broker
 from edge.errors import ConfigInvalid
-from edge.signalling.broker import Message
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.broker import Message
+from edge.mqtt.factory import make_broker
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import ROOT, Daemon
 from tests.rigs.mosquitto import Mosquitto
@@ -108,7 +108,7 @@ async def test_by_awss_client_it_answers_commands_and_says_goodbye(tmp_path: Pat
 def test_only_the_client_that_is_wanted_is_loaded_and_a_missing_one_told(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys, edge.daemon; sys.exit(any(name in sys.modules for name in ('paho', 'awscrt')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    for name in ("awscrt", "edge.signalling.aws_broker"):
+    for name in ("awscrt", "edge.mqtt.aws_broker"):
         monkeypatch.setitem(sys.modules, name, None)
     mqtt = MqttSettings(host="x.amazonaws.com", cert_file=Path("cert"), key_file=Path("key"))
     with pytest.raises(ConfigInvalid, match=r"^mqtt.client: awsiotsdk is not installed"):

@@ -22,7 +22,7 @@ from tests.service.fakes import FakeBroker, FakeEventStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from edge.signalling.broker import Message
+    from edge.mqtt.broker import Message
 
 TOPIC = "edge/v1/cam-1/event"
 FAST = 1e6

@@ -15,8 +15,8 @@ import pytest
 
 from edge.contract.messages import Event, Status, Telemetry
 from edge.contract.topics import Topics
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import Daemon
 from tests.rigs.mosquitto import Mosquitto
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from edge.signalling.broker import Message
+    from edge.mqtt.broker import Message
 
 TOPICS = Topics("cam-1")
 

@@ -17,7 +17,7 @@ import pytest
 from edge.client import CameraClient
 from edge.contract.messages import Command
 from edge.contract.topics import Topics
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.aws_shadow import AwsShadow
 from tests.rigs.daemon import ROOT, Daemon, toml
 from tests.rigs.mosquitto import Mosquitto

@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from edge.client import CameraClient
-from edge.signalling.provisioning import CREATE
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.provisioning import CREATE
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.aws_provisioning import REGISTER, TEMPLATE, AwsProvisioning, claim_broker, rejected
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import ROOT, Daemon

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from edge.client import CameraClient, Signer
 from edge.contract.messages import IceServer
 from edge.errors import Rejected
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 from tests.rigs.daemon import ROOT, Daemon, required
 from tests.rigs.mosquitto import Mosquitto
 

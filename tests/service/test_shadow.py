@@ -20,10 +20,10 @@ from edge.contract.codes import Code
 from edge.contract.topics import Topics
 from edge.core.access_unit import Quality
 from edge.errors import Rejected
+from edge.mqtt.broker import Message
+from edge.mqtt.paho_broker import PahoBroker
+from edge.mqtt.settings import MqttSettings
 from edge.settings import load_settings
-from edge.signalling.broker import Message
-from edge.signalling.paho_broker import PahoBroker
-from edge.signalling.settings import MqttSettings
 from tests.rigs.aws_shadow import AwsShadow
 from tests.rigs.camera import running
 from tests.rigs.certificates import Authority

@@ -12,7 +12,7 @@ import pytest
 
 from edge.contract.codes import Code
 from edge.contract.topics import Topics
-from edge.signalling.broker import Message
+from edge.mqtt.broker import Message
 from edge.signalling.shadow import Shadow
 from tests.service.fakes import FakeBroker
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from edge.signalling import provisioning
-from edge.signalling.broker import Message
-from edge.signalling.provisioning import CREATE, NotProvisioned, Provisioning
-from edge.signalling.settings import ClaimSettings, MqttSettings
+from edge.mqtt import provisioning
+from edge.mqtt.broker import Message
+from edge.mqtt.provisioning import CREATE, NotProvisioned, Provisioning
+from edge.mqtt.settings import ClaimSettings, MqttSettings
 from tests.rigs.certificates import Authority
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from edge.core.keyframes import KeyframeRequests
 from edge.core.lane import Lane
 from edge.core.once import OnceWindow
 from edge.core.principal import Door, Principal
-from edge.core.publish_limits import oversize, publish_budget
 from edge.core.session import Deadlines, Phase, SessionMachine
 from edge.errors import Rejected
+from edge.mqtt.limits import oversize, publish_budget
 
 
 def test_a_backoff_grows_to_its_cap_and_is_drawn_below_it() -> None:

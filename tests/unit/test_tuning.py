@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from edge.contract.topics import Topics
-from edge.core.publish_limits import oversize
 from edge.core.tuning import mark, over, same_encoding, without_nulls
 from edge.errors import ConfigInvalid
+from edge.mqtt.limits import oversize
+from edge.mqtt.settings import MqttSettings
 from edge.settings import Settings, tunable, tuned
-from edge.signalling.settings import MqttSettings
 from edge.tuning.state import State, Trial, bounded, recall
 
 FILE: dict[str, Any] = {

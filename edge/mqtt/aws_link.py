@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from awscrt import io, mqtt5
 from awscrt.exceptions import AwsCrtError
 
-from edge.core.publish_limits import PACKET_LIMIT_BYTES
+from edge.contract.messages import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
-from edge.signalling.broker import Message
-from edge.signalling.linked_broker import TAKEN_OVER, NotGranted
-from edge.signalling.reach import in_thread, reading
+from edge.mqtt.broker import Message
+from edge.mqtt.link import TAKEN_OVER, NotGranted
+from edge.mqtt.tls import in_thread, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.settings import MqttSettings
 
 _UNTAKEN = 64
 """Messages at QoS 1 that the broker sends ahead of those that were taken; AWS IoT and mosquitto keep to it."""

@@ -10,9 +10,6 @@ from edge.core.budget import Budget
 
 _TOPIC_LIMIT_BYTES, _TOPIC_LIMIT_SLASHES = 256, 7
 
-PACKET_LIMIT_BYTES = 2 * PAYLOAD_LIMIT_BYTES
-"""Of a packet that comes, where the broker can be told (MQTT 5): what is longer it leaves out."""
-
 
 def oversize(topic: str, payload: bytes) -> str | None:
     """In words what of a message is over the limits; None where it fits."""

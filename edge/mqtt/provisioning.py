@@ -19,18 +19,17 @@ from pydantic.alias_generators import to_camel
 
 from edge.core.backoff import Backoff
 from edge.errors import BrokerLost
-from edge.signalling.broker import Message
-from edge.signalling.own_files import OwnFiles, signing_request
+from edge.mqtt.broker import Message
+from edge.mqtt.device_certificate import OwnFiles, signing_request
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from edge.signalling.linked_broker import Link
-    from edge.signalling.settings import ClaimSettings, MqttSettings
+    from edge.mqtt.link import Link, OpenLink
+    from edge.mqtt.settings import ClaimSettings, MqttSettings
 
-    Dial = Callable[[MqttSettings, str, Message | None, Callable[[Message], None]], Awaitable[Link]]
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class Provisioning:
         )
         self._files.prepare()
 
-    async def ensure(self, dial: Dial) -> None:
+    async def ensure(self, open_link: OpenLink) -> None:
         """Come back with key and certificate on disk. Raises: BrokerLost: not this time."""
         if self._files.complete:
             return
@@ -122,7 +121,7 @@ class Provisioning:
             return
         dialogue = _Dialogue(self._settings.publish_timeout_s)
         try:
-            link = await dial(self._settings, claim_client_id(self._device), None, dialogue.receive)
+            link = await open_link(self._settings, claim_client_id(self._device), None, dialogue.receive)
         except BrokerLost as exc:
             raise BrokerLost(f"no certificate of its own yet, connecting by the claim's: {exc.message}") from exc
         try:

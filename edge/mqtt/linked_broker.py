@@ -8,26 +8,22 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from edge.contract.codes import Code
 from edge.core.backoff import Backoff
-from edge.core.publish_limits import oversize, publish_budget
 from edge.errors import BrokerLost, Rejected
-from edge.signalling.provisioning import Provisioning
+from edge.mqtt.limits import oversize, publish_budget
+from edge.mqtt.link import TAKEN_OVER, UNACKNOWLEDGED, NotGranted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from edge.signalling.broker import Message
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.broker import Message
+    from edge.mqtt.link import Link, OpenLink
+    from edge.mqtt.settings import MqttSettings
 
 log = logging.getLogger(__name__)
-
-UNACKNOWLEDGED = 20
-"""Publishes under way at a time; AWS IoT takes 100 of a client, mosquitto 20."""
-
-TAKEN_OVER = "another client connected with the same client id"
 
 _STEADY_S = 10.0
 _OVERDUE = UNACKNOWLEDGED // 2
@@ -35,47 +31,6 @@ _HANG_UPS = 2
 _LEFT_OUT_S = 3600.0
 _HELD = 256
 _CALLERS = 1000
-
-
-class NotGranted(BrokerLost):
-    """The broker refused a subscription, or does not answer to it; the link lives."""
-
-
-class Link(Protocol):
-    """One connection, from its making to its end, by one MQTT client. Event loop only."""
-
-    version: str
-
-    async def open(self) -> None:
-        """Raises: BrokerLost: in words for a person."""
-
-    async def subscribe(self, topics: tuple[str, ...]) -> None:
-        """Until all are granted. Raises: NotGranted: one is not. BrokerLost: the link broke before."""
-
-    async def serve(self) -> None:
-        """Until the link is lost, which is noticed within one and a half keep-alives. Raises: BrokerLost."""
-
-    async def publish(self, message: Message) -> None:
-        """Until acknowledged. Raises: BrokerLost."""
-
-    def end(self, error: BrokerLost) -> None:
-        """It is lost, and this is why. No goodbye is said then, so the last will tells it."""
-
-    async def close(self) -> None:
-        """Say goodbye where there is a link, so that no last will is sent; free everything."""
-
-
-AnyLink = TypeVar("AnyLink", bound=Link)
-
-
-async def opened(link: AnyLink) -> AnyLink:
-    """Open a link; one that cannot be is closed."""
-    try:
-        await link.open()
-    except BaseException:
-        await link.close()
-        raise
-    return link
 
 
 class LinkedBroker(ABC):
@@ -87,15 +42,13 @@ class LinkedBroker(ABC):
     The broker sends those before it grants the subscriptions: they are held (the `_HELD` newest; `dropped` counts the
     others) until the link is told, so that who takes one can answer it.
 
-    With a claim in the settings, a device that has no certificate gets one first; a client id is then a thing's name.
+    `obtain_identity` is awaited before each try: a device that has no certificate gets one there.
 
     `optional`: subscriptions without which the link is worth having. Refused, they are told and left. A broker that
     hangs up instead, `_HANG_UPS` times in turn, is not asked for them again before `_LEFT_OUT_S`.
 
     Some brokers leave publishes unacknowledged (AWS IoT: over its rates). Each keeps one of the few places that a
     client has, so where `_OVERDUE` are gone, the link is made anew.
-
-    Raises: ConfigInvalid: a certificate has to be got and cannot be kept.
     """
 
     _first_wait_s: ClassVar[float] = 0.5
@@ -108,6 +61,8 @@ class LinkedBroker(ABC):
         subscriptions: tuple[str, ...],
         will: Message | None,
         optional: tuple[str, ...] = (),
+        *,
+        obtain_identity: Callable[[OpenLink], Awaitable[None]] | None = None,
     ) -> None:
         self.connected = False
         self.error: str | None = "not connected yet"
@@ -123,7 +78,7 @@ class LinkedBroker(ABC):
         self._will = will
         self._on_message: Callable[[Message], None] = lambda _: None
         self._on_link: Callable[[bool], None] = lambda _: None
-        self._provisioning = Provisioning(settings, settings.claim, client_id) if settings.claim else None
+        self._obtain_identity = obtain_identity
         self._link: Link | None = None
         self._up_since_s: float | None = None
         self._held: deque[Message] = deque()
@@ -187,8 +142,8 @@ class LinkedBroker(ABC):
     async def _connect_and_serve(self) -> None:
         """Make the link and keep it until it is lost (BrokerLost) or this is cancelled (clean disconnect)."""
         self._up_since_s = None
-        if self._provisioning is not None:
-            await self._provisioning.ensure(self._open)
+        if self._obtain_identity is not None:
+            await self._obtain_identity(self._open)
         link = await self._open(self._settings, self._client_id, self._will, self._receive)
         try:
             await link.subscribe(self._subscriptions)

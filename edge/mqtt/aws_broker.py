@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from awscrt import io
 
-from edge.signalling.aws_link import AwsLink
-from edge.signalling.linked_broker import Link, LinkedBroker, opened
-from edge.signalling.reach import in_thread, knock, telling
+from edge.mqtt.aws_link import AwsLink
+from edge.mqtt.link import Link, opened
+from edge.mqtt.linked_broker import LinkedBroker
+from edge.mqtt.tls import in_thread, knock, telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from awscrt.io import ClientBootstrap
 
-    from edge.signalling.broker import Message
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.broker import Message
+    from edge.mqtt.settings import MqttSettings
 
 
 class AwsBroker(LinkedBroker):

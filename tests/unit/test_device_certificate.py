@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from edge.errors import BrokerLost, ConfigInvalid
-from edge.signalling.own_files import OwnFiles, signing_request
+from edge.mqtt.device_certificate import OwnFiles, signing_request
 from tests.rigs.certificates import Authority
 
 if TYPE_CHECKING:

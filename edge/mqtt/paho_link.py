@@ -15,18 +15,18 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge.core.publish_limits import PACKET_LIMIT_BYTES
+from edge.contract.messages import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
-from edge.signalling.broker import Message
-from edge.signalling.linked_broker import TAKEN_OVER, UNACKNOWLEDGED, NotGranted
-from edge.signalling.reach import alert_words, in_thread, telling, tls_context
+from edge.mqtt.broker import Message
+from edge.mqtt.link import TAKEN_OVER, UNACKNOWLEDGED, NotGranted
+from edge.mqtt.tls import alert_words, in_thread, telling, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from paho.mqtt.reasoncodes import ReasonCode
 
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 

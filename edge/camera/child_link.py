@@ -22,7 +22,7 @@ _TERMINATE_TIMEOUT_S = 0.5
 _REAP_TIMEOUT_S = 2.0
 
 
-class Link(asyncio.Protocol):
+class ChildLink(asyncio.Protocol):
     """Hands on what the camera process says, from the event loop.
 
     `on_lost` is called once, when nothing more will come, with the error where it was not the process's doing.
@@ -30,8 +30,8 @@ class Link(asyncio.Protocol):
 
     def __init__(
         self,
-        on_message: Callable[[Link, AccessUnit | Order | Report], None],
-        on_lost: Callable[[Link, Exception | None], None],
+        on_message: Callable[[ChildLink, AccessUnit | Order | Report], None],
+        on_lost: Callable[[ChildLink, Exception | None], None],
     ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost

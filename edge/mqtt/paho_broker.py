@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from edge.signalling.linked_broker import Link, LinkedBroker, opened
-from edge.signalling.paho_link import PahoLink, VersionRefused
+from edge.mqtt.link import Link, opened
+from edge.mqtt.linked_broker import LinkedBroker
+from edge.mqtt.paho_link import PahoLink, VersionRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge.signalling.broker import Message
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.broker import Message
+    from edge.mqtt.settings import MqttSettings
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from edge.signalling.settings import MqttSettings
+    from edge.mqtt.settings import MqttSettings
 
 _VERDICT_S = 1.0
 # Of OpenSSL, x509_vfy.h: not yet valid, expired.
