@@ -7,36 +7,44 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class CameraDemand:
-    """Open while somebody watches and for `idle_stop_s` after, so that a page refresh does not bounce the camera."""
+    """Open while somebody watches and for `idle_stop_s` after, so that a page refresh does not close the camera.
+
+    Questions change nothing. All times are of one clock that never goes back.
+    """
 
     idle_stop_s: float
-    _unwatched_since_s: float | None = None
+    _running: bool = True
     _sessions: int = 0
     _uses: int = 0
+    _unwatched_since_s: float | None = None
 
-    def sessions(self, count: int, now_s: float) -> None:
-        """How many sessions there are now."""
-        if self._sessions > 0 and count == 0:
-            self._unwatched_since_s = now_s
-        self._sessions = count
-
-    def uses(self, change: int) -> None:
-        """Somebody needs it for a moment, or no more."""
-        self._uses += change
-
-    def wanted(self, *, running: bool, now_s: float) -> bool:
-        """Whether the camera should be open now; `running` is the operator's wish."""
+    def set_running(self, running: bool) -> None:
+        """The operator started or stopped the stream. A stop ends the time after the last viewer, too."""
+        self._running = running
         if not running:
             self._unwatched_since_s = None
-        return running and (self._sessions > 0 or self._uses > 0 or self._idles(now_s))
 
-    def changes_s(self) -> float | None:
-        """When `wanted` will change by time alone; None: not before something else happens."""
-        if self._sessions or self._unwatched_since_s is None:
-            return None
-        return self._unwatched_since_s + self.idle_stop_s
-
-    def _idles(self, now_s: float) -> bool:
-        if self._unwatched_since_s is not None and now_s >= self._unwatched_since_s + self.idle_stop_s:
+    def set_sessions(self, count: int, now_s: float) -> None:
+        """Set how many sessions there are."""
+        if self._sessions > 0 and count == 0 and self._running:
+            self._unwatched_since_s = now_s
+        elif count > 0:
             self._unwatched_since_s = None
-        return self._unwatched_since_s is not None
+        self._sessions = count
+
+    def add_uses(self, change: int) -> None:
+        """Count uses for a moment: a snapshot, controls, a trial of settings."""
+        self._uses += change
+
+    def wanted(self, now_s: float) -> bool:
+        """Whether the camera should be open now."""
+        return self._running and (self._sessions > 0 or self._uses > 0 or now_s < self._idle_end_s)
+
+    def next_change_s(self, now_s: float) -> float | None:
+        """When `wanted` will change by time alone, always later than now; None: only after something else happens."""
+        by_time_alone = self._running and not self._sessions and not self._uses and now_s < self._idle_end_s
+        return self._idle_end_s if by_time_alone else None
+
+    @property
+    def _idle_end_s(self) -> float:
+        return float("-inf") if self._unwatched_since_s is None else self._unwatched_since_s + self.idle_stop_s

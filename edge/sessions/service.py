@@ -73,6 +73,7 @@ class Sessions:
         self._notice = notice
         self._counters = counters
         self._demand = CameraDemand(idle_stop_s)
+        self._demand.set_running(wish.running)
         for quality, bitrate_bps in wish.bitrates.items():
             camera.set_bitrate(quality, bitrate_bps)
         self._camera_error: CameraUnavailable | None = None
@@ -207,12 +208,12 @@ class Sessions:
         Raises: Rejected: `stopped`.
         """
         admit(running=self._wish.running and self._group is not None, sessions=0, max_viewers=1)
-        self._demand.uses(+1)
+        self._demand.add_uses(+1)
         self._update_demand()
         try:
             yield
         finally:
-            self._demand.uses(-1)
+            self._demand.add_uses(-1)
             self._update_demand()
 
     def camera_changed(self, error: CameraUnavailable | None, *, running: bool) -> None:
@@ -294,7 +295,7 @@ class Sessions:
     def _register(self, session: Session, group: asyncio.TaskGroup) -> None:
         self._sessions[session.id] = session
         self._idle.clear()
-        self._demand.sessions(len(self._sessions), self._now_s())
+        self._demand.set_sessions(len(self._sessions), self._now_s())
         self._update_demand()
         for waiter in self._early.pop(session.id, []):
             if not waiter.done():
@@ -325,7 +326,7 @@ class Sessions:
         self._sessions.pop(session.id, None)
         if not self._sessions:
             self._idle.set()
-        self._demand.sessions(len(self._sessions), self._now_s())
+        self._demand.set_sessions(len(self._sessions), self._now_s())
         self._demand_changed.set()
         reason = session.machine.end or EndReason.INTERNAL
         self._counters[f"sessions_ended_{reason}"] += 1
@@ -366,6 +367,7 @@ class Sessions:
         self, *, running: bool, reason: str | None, caller: Principal, bitrates: Mapping[Quality, int]
     ) -> None:
         changed = self._wish.change(running=running, reason=reason, bitrates=bitrates)
+        self._demand.set_running(running)
         for quality, bitrate_bps in bitrates.items():
             self._camera.set_bitrate(quality, bitrate_bps)
         self._update_demand()
@@ -384,19 +386,20 @@ class Sessions:
             log.error("%d sessions did not end in time", len(self._sessions))  # noqa: TRY400
 
     def _update_demand(self) -> None:
-        self._camera.want(self._demand.wanted(running=self._wish.running, now_s=self._now_s()))
+        self._camera.want(self._demand.wanted(self._now_s()))
         self._demand_changed.set()
 
     async def _follow_demand(self) -> None:
         while True:
             self._demand_changed.clear()
-            self._camera.want(self._demand.wanted(running=self._wish.running, now_s=self._now_s()))
-            changes_s = self._demand.changes_s()
+            now_s = self._now_s()
+            self._camera.want(self._demand.wanted(now_s))
+            due_s = self._demand.next_change_s(now_s)
             try:
-                async with asyncio.timeout(None if changes_s is None else max(0.0, changes_s - self._now_s())):
+                async with asyncio.timeout(None if due_s is None else due_s - now_s):
                     await self._demand_changed.wait()
             except TimeoutError:
-                log.info("nobody has watched for a while: the camera closes")
+                log.info("camera not watched any more: closing")
 
 
 def _quality(asked: str) -> Quality:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,25 +85,67 @@ def test_admission() -> None:
     assert stopped.value.code is Code.STOPPED
 
 
-def test_the_camera_is_wanted_while_watched_and_a_while_after() -> None:
+def test_the_camera_stays_open_for_a_while_after_the_last_viewer() -> None:
     demand = CameraDemand(idle_stop_s=30)
-    assert not demand.wanted(running=True, now_s=0)
-    demand.sessions(1, now_s=1)
-    assert demand.wanted(running=True, now_s=1000)
-    assert demand.changes_s() is None
-    demand.sessions(0, now_s=1000)
-    assert demand.changes_s() == 1030
-    assert demand.wanted(running=True, now_s=1029)
-    assert not demand.wanted(running=True, now_s=1030)
-    assert demand.changes_s() is None
+    assert not demand.wanted(0)
+    demand.set_sessions(1, now_s=1)
+    assert demand.wanted(1000)
+    assert demand.next_change_s(1000) is None
+    demand.set_sessions(0, now_s=1000)
+    assert demand.next_change_s(1000) == 1030
+    assert demand.wanted(1029)
+    assert not demand.wanted(1030)
+    assert demand.next_change_s(1030) is None
 
 
-def test_a_stopped_stream_wants_no_camera_also_not_after_it() -> None:
+def test_after_a_stop_and_a_start_the_camera_waits_for_a_viewer() -> None:
     demand = CameraDemand(idle_stop_s=30)
-    demand.sessions(1, now_s=0)
-    demand.sessions(0, now_s=1)
-    assert not demand.wanted(running=False, now_s=2)
-    assert not demand.wanted(running=True, now_s=3)
+    demand.set_sessions(1, now_s=0)
+    demand.set_running(False)
+    demand.set_sessions(0, now_s=1)
+    assert not demand.wanted(2)
+    demand.set_running(True)
+    assert not demand.wanted(3)
+
+
+_DEMAND_EVENTS = st.one_of(
+    st.tuples(st.just("running"), st.booleans()),
+    st.tuples(st.just("sessions"), st.integers(0, 2)),
+    st.tuples(st.just("use"), st.just(True)),
+    st.tuples(st.just("unuse"), st.just(True)),
+    st.tuples(st.just("idle_stop_s"), st.sampled_from([0.0, 1.0, 30.0])),
+)
+
+
+@given(events=st.lists(st.tuples(st.floats(0, 40), _DEMAND_EVENTS), max_size=20))
+def test_the_camera_demand_changes_only_when_it_says_and_never_in_the_past(
+    events: list[tuple[float, tuple[str, Any]]],
+) -> None:
+    """The daemon waits until `next_change_s`: a time that has passed would make it spin."""
+    demand, now_s = CameraDemand(idle_stop_s=30), 0.0
+    running, sessions, uses = True, 0, 0
+    for gap_s, (kind, value) in events:
+        due_s, before = demand.next_change_s(now_s), demand.wanted(now_s)
+        assert due_s is None or (due_s > now_s and before and not demand.wanted(due_s))
+        now_s += gap_s
+        if due_s is None or now_s < due_s:
+            assert demand.wanted(now_s) is before
+        if kind == "running":
+            running = value
+            demand.set_running(value)
+        elif kind == "sessions":
+            sessions = value
+            demand.set_sessions(value, now_s)
+        elif kind == "use" or (kind == "unuse" and uses):
+            change = 1 if kind == "use" else -1
+            uses += change
+            demand.add_uses(change)
+        elif kind == "idle_stop_s":
+            demand.idle_stop_s = value
+        wanted = demand.wanted(now_s)
+        assert [demand.wanted(now_s), demand.next_change_s(now_s)] == [wanted, demand.next_change_s(now_s)]
+        assert wanted or not running or not (sessions or uses)
+        assert not wanted or running
 
 
 def test_the_once_window_remembers_each_for_its_time_and_refuses_when_full() -> None:
