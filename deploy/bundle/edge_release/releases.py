@@ -74,7 +74,7 @@ def make_release(bundle: Path, target: Path) -> None:
     for part in ("systemd", "host", "docs"):
         shutil.copytree(bundle / part, target / "share/edge-streamer" / part)
     # Loads everything once: a release that does not fit this system is refused here, and the switch finds it in memory.
-    needed(str(target / "bin/python"), "-I", "-c", "import edge.daemon, edge.mqtt.aws_broker")
+    needed(str(target / "bin/python"), "-I", "-c", "import edge.daemon, awscrt.mqtt5")
 
 
 def installed() -> list[str]:
