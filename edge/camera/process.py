@@ -116,8 +116,8 @@ class CameraProcess:
 
     @property
     def qualities(self) -> tuple[Quality, ...]:
-        """What it encodes; HD alone while it is not open."""
-        return self.opening.qualities if self.opening else (Quality.HD,)
+        """What it encodes; nothing while it is not open."""
+        return self.opening.qualities if self.opening else ()
 
     @property
     def offered(self) -> Mapping[str, Offered]:

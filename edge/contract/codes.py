@@ -36,13 +36,13 @@ class Code(StrEnum):
 
     @property
     def when(self) -> str:
-        """When it comes, for the documents."""
-        return _TOLD[self][0]
+        """When it is sent, for the documents."""
+        return _DESCRIPTIONS[self][0]
 
     @property
     def remedy(self) -> str:
-        """What the asker does about it, for the documents."""
-        return _TOLD[self][1]
+        """What the sender does about it, for the documents."""
+        return _DESCRIPTIONS[self][1]
 
 
 _HTTP_STATUS = {
@@ -70,37 +70,67 @@ _HTTP_STATUS = {
 }
 
 
-_TOLD = {
-    Code.BAD_MESSAGE: ("no JSON, or a field is missing or wrong: the message says which", "a bug of the sender"),
-    Code.UNSUPPORTED_VERSION: ("`v` is not 1", "speak version 1"),
-    Code.UNSUPPORTED: ("a command that is reserved, or a quality that this camera has not", "do without"),
-    Code.BAD_OFFER: ("the SDP cannot be answered", "a bug of the page, or of what changed the SDP on its way"),
-    Code.NO_COMMON_CODEC: ("the offer has no H.264 that the camera's stream fits", "tell the viewer: another browser"),
-    Code.TOO_LARGE: ("a command of more than 32 KiB, or a picture that fits no message", "send, or ask for, less"),
-    Code.EXPIRED: ("the command's `expires_at`, or the token's `exp`, has passed", "new ones; else look at the clocks"),
-    Code.REPLAYED: ("the token has opened a session, or the `id` was used before", "a new token and a new `id`"),
-    Code.CLOCK_UNSET: ("the device does not know the time yet, and cannot check tokens", "wait, ask again"),
+_DESCRIPTIONS = {
+    Code.BAD_MESSAGE: (
+        "the message is not JSON, or a field is missing or wrong; `message` names the field",
+        "correct the sender",
+    ),
+    Code.UNSUPPORTED_VERSION: ("`v` is not 1", "send version 1"),
+    Code.UNSUPPORTED: (
+        "the command is reserved, or this camera does not offer the quality",
+        "do not send the command to this device",
+    ),
+    Code.BAD_OFFER: ("the SDP cannot be answered", "correct the page, or what changes the SDP on its way"),
+    Code.NO_COMMON_CODEC: (
+        "the offer has no H.264 format that the camera's stream fits",
+        "ask the viewer to use another browser",
+    ),
+    Code.TOO_LARGE: (
+        "the command is larger than 32 KiB, or the picture does not fit into a message",
+        "send less, or request a smaller picture",
+    ),
+    Code.EXPIRED: (
+        "the command's `expires_at` or the token's `exp` has passed",
+        "make a new command and a new token; if that fails, too, check both clocks",
+    ),
+    Code.REPLAYED: (
+        "the token has already opened a session, or the `id` was used before",
+        "use a new token and a new `id`",
+    ),
+    Code.CLOCK_UNSET: (
+        "the device does not know the time yet, so it cannot check tokens",
+        "wait and retry; on a device without NTP set `auth.trust_clock`",
+    ),
     Code.FORBIDDEN: (
-        "the token's scope, `client` or `sub` does not go with this, or an ICE server is none of the allowed",
-        "asking again does not help",
+        "the token's scope, `client` or `sub` does not allow this, or an ICE server is not on the device's list",
+        "do not retry",
     ),
     Code.UNAUTHORIZED: (
-        "no token, or none that counts: signature, `kid`, `aud`, `nbf`, a missing claim, `exp` too far ahead",
-        "sign another; the message says what is wrong",
+        "there is no token, or it is not valid: signature, `kid`, `aud`, `nbf`, a missing claim, `exp` too far ahead",
+        "sign a new token; `message` says what is wrong",
     ),
-    Code.UNKNOWN_SESSION: ("there is no such session, or no longer", "count it as closed, offer anew"),
-    Code.BUSY: ("as many watch as may", "tell the viewer, wait, offer again"),
-    Code.STOPPED: ("the stream was stopped, or the device shuts down", "tell the viewer; `stream.start` lets in again"),
-    Code.CAMERA_UNAVAILABLE: (
-        "the camera cannot be opened: the message says why",
-        "wait, ask again",
+    Code.UNKNOWN_SESSION: ("the session does not exist, or has ended", "treat it as closed and make a new offer"),
+    Code.BUSY: ("the limit of viewers is reached", "inform the viewer, wait, and make a new offer"),
+    Code.STOPPED: (
+        "the stream was stopped, or the device is shutting down",
+        "inform the viewer; `stream.start` admits viewers again",
     ),
-    Code.CAMERA_STALLED: ("the camera stopped giving pictures", "keep the session, show that it stands still"),
-    Code.AUDIO_UNAVAILABLE: ("this device has no audio", "offer without"),
-    Code.TALK_BUSY: ("somebody else talks; reserved until there is audio", "wait, ask again"),
-    Code.RATE_LIMITED: ("too many commands, of this reply client or in all, or too many candidates", "wait, ask again"),
-    Code.TIMEOUT: ("no answer was ready in time; as the reason of an end: no connection", "offer again, once"),
-    Code.INTERNAL: ("a fault of the device, or it shuts down", "ask again, once"),
+    Code.CAMERA_UNAVAILABLE: ("the camera cannot be opened; `message` says why", "wait and retry"),
+    Code.CAMERA_STALLED: (
+        "the camera stopped delivering pictures",
+        "keep the session and show that the picture stands still",
+    ),
+    Code.AUDIO_UNAVAILABLE: ("this device has no audio", "offer without audio"),
+    Code.TALK_BUSY: ("somebody else is talking; reserved until there is audio", "wait and retry"),
+    Code.RATE_LIMITED: (
+        "too many commands from this reply client or in total, or too many candidates",
+        "wait and retry",
+    ),
+    Code.TIMEOUT: (
+        "no answer was ready in time; as the reason of an end: the connection failed",
+        "make a new offer, once",
+    ),
+    Code.INTERNAL: ("the device has a fault, or is shutting down", "retry once"),
 }
 
 
@@ -124,8 +154,8 @@ class EndReason(StrEnum):
 
     @property
     def when(self) -> str:
-        """When it comes, for the documents."""
-        return _END_TOLD[self]
+        """When it is sent, for the documents."""
+        return _END_DESCRIPTIONS[self]
 
 
 _END_CODE = {
@@ -137,14 +167,14 @@ _END_CODE = {
     EndReason.INTERNAL: Code.INTERNAL,
 }
 
-_END_TOLD = {
+_END_DESCRIPTIONS = {
     EndReason.VIEWER_CLOSED: "its owner closed it",
-    EndReason.CLOSED_BY_BACKEND: "another closed it, who may `manage`",
-    EndReason.CONNECT_TIMEOUT: "the viewer did not connect: its network, or no TURN server",
+    EndReason.CLOSED_BY_BACKEND: "somebody with the scope `manage` closed it",
+    EndReason.CONNECT_TIMEOUT: "the viewer did not connect; its network may need a TURN server",
     EndReason.ANSWER_TIMEOUT: "the camera did not open in time",
-    EndReason.CONNECTION_LOST: "the viewer went away without a word, or its network, half a minute before",
-    EndReason.REFUSED: "the offer was refused; told by its error reply alone",
+    EndReason.CONNECTION_LOST: "the viewer or its network disappeared half a minute before",
+    EndReason.REFUSED: "the offer was refused; the error reply is the only message about it",
     EndReason.STOPPED: "the stream was stopped",
-    EndReason.SHUTDOWN: "the device shuts down; offer again once it is back",
-    EndReason.INTERNAL: "a fault of the device; offer again",
+    EndReason.SHUTDOWN: "the device is shutting down; make a new offer when it is online again",
+    EndReason.INTERNAL: "the device has a fault; make a new offer",
 }

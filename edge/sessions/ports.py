@@ -22,7 +22,7 @@ class Camera(Protocol):
 
     @property
     def qualities(self) -> tuple[Quality, ...]:
-        """What it encodes, as far as is known."""
+        """What it encodes; nothing while it is not open."""
 
     def want(self, wanted: bool) -> None: ...
 

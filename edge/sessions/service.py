@@ -80,10 +80,8 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._early: dict[str, list[asyncio.Future[None]]] = {}
         self._demand_changed = asyncio.Event()
-        self._wish_lock = asyncio.Lock()
         self._group: asyncio.TaskGroup | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # The use case.
 
@@ -186,20 +184,21 @@ class Sessions:
         Raises: Rejected: `bad_message`, a bitrate that the settings do not allow.
         """
         bitrates = {quality: most_bps for quality in Quality if (most_bps := self._most_bps(quality, body)) is not None}
-        async with self._wish_lock:
-            self._change_wish(running=True, reason=body.reason, caller=caller, bitrates=bitrates)
-            await self._wish.keep()
+        self._change_wish(running=True, reason=body.reason, caller=caller, bitrates=bitrates)
+        await self._wish.keep()
 
     async def stop(self, reason: str | None, caller: Principal) -> None:
         """End every session and release the camera, until `start`, over restarts; idempotent.
 
-        Returns when the sessions have ended and the camera is released, or their deadlines have passed.
+        Returns when the sessions have ended and the camera is released, or their deadlines have passed. It is on disk
+        before the first session ends: a power cut meanwhile does not bring the camera back on. Stops at the same time
+        do not queue. A start meanwhile wins.
         """
-        async with self._wish_lock:
-            self._change_wish(running=False, reason=reason, caller=caller, bitrates={})
+        self._change_wish(running=False, reason=reason, caller=caller, bitrates={})
+        await self._wish.keep()
+        if not self._wish.running:
             await self._end_all(EndReason.STOPPED)
             await self._camera.closed()
-            await self._wish.keep()
 
     @contextmanager
     def camera_in_use(self) -> Iterator[None]:
@@ -273,8 +272,11 @@ class Sessions:
         return sdp
 
     def _check_quality(self, quality: Quality) -> None:
-        if quality not in self._camera.qualities:
-            raise Rejected(Code.UNSUPPORTED, f"this camera has no {quality}")
+        offered = self._camera.qualities
+        if not offered:
+            raise CameraUnavailable("the camera is not open now")
+        if quality not in offered:
+            raise Rejected(Code.UNSUPPORTED, f"this camera does not offer {quality}")
 
     def _most_bps(self, quality: Quality, body: StreamBody) -> int | None:
         """None: as it was."""
@@ -294,13 +296,12 @@ class Sessions:
 
     def _register(self, session: Session, group: asyncio.TaskGroup) -> None:
         self._sessions[session.id] = session
-        self._idle.clear()
         self._demand.set_sessions(len(self._sessions), self._now_s())
         self._update_demand()
         for waiter in self._early.pop(session.id, []):
             if not waiter.done():
                 waiter.set_result(None)
-        group.create_task(self._see_through(session), name=f"session:{session.id}")
+        self._tasks[session.id] = group.create_task(self._see_through(session), name=f"session:{session.id}")
         self._counters["sessions_opened"] += 1
         self._on_change()
 
@@ -324,8 +325,7 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        if not self._sessions:
-            self._idle.set()
+        self._tasks.pop(session.id, None)
         self._demand.set_sessions(len(self._sessions), self._now_s())
         self._demand_changed.set()
         reason = session.machine.end or EndReason.INTERNAL
@@ -377,13 +377,13 @@ class Sessions:
         self._on_change()
 
     async def _end_all(self, reason: EndReason) -> None:
+        """End the sessions of now, and wait for them; one that is opened meanwhile is not waited for."""
         for session in list(self._sessions.values()):
             session.finish(reason)
-        try:
-            async with asyncio.timeout(self._deadlines.closing_s + 1):
-                await self._idle.wait()
-        except TimeoutError:
-            log.error("%d sessions did not end in time", len(self._sessions))  # noqa: TRY400
+        if ending := set(self._tasks.values()):
+            _, late = await asyncio.wait(ending, timeout=self._deadlines.closing_s + 1)
+            if late:
+                log.error("sessions did not end in time count=%d", len(late))
 
     def _update_demand(self) -> None:
         self._camera.want(self._demand.wanted(self._now_s()))

@@ -131,6 +131,7 @@ class FakePeer:
         self.refusal: Rejected | None = None
         self.bug: Exception | None = None
         self.hangs = False
+        self.close_s = 0.0
         self.no_switch = ""
         self.path = "host/host"
 
@@ -156,6 +157,7 @@ class FakePeer:
             raise self.bug
         if self.hangs:
             await asyncio.Event().wait()
+        await asyncio.sleep(self.close_s)
         self.closed = True
 
 

@@ -25,6 +25,7 @@ from edge.core.access_unit import Quality
 from edge.core.principal import EVERY_SCOPE, Door, Principal, Scope
 from edge.errors import CameraUnavailable, Rejected
 from edge.host.kept import KeptFile
+from edge.sessions import wish
 from edge.sessions.camera_use import CameraUse
 from edge.sessions.service import Sessions
 from edge.sessions.settings import SessionSettings
@@ -69,7 +70,7 @@ class House:
         self.notices: list[tuple[str, str | None]] = []
         self.told: list[tuple[str, str, Any]] = []
         self.counters: Counter[str] = Counter()
-        self.wish = StreamWish(KeptFile(state / "wish.json"))
+        self.wish = StreamWish(limits.pop("wish_file", None) or KeptFile(state / "wish.json"))
         idle_stop_s = limits.pop("idle_stop_s", 0.2)
         self.sessions = Sessions(
             SessionSettings(**limits),
@@ -226,6 +227,72 @@ async def test_stop_ends_everything_and_holds_over_a_restart(house: Callable[...
         assert await code_of(h.open()) is Code.STOPPED
         await h.sessions.start(StreamBody(), ANNA)
         await h.open()
+
+
+async def test_a_stop_is_on_disk_before_a_session_ends(house: Callable[..., Any]) -> None:
+    """A power cut meanwhile must not bring a camera back on that somebody switched off."""
+    file = FakeKept()
+    async with house(wish_file=file) as h:
+        await h.open(session="s1")
+        file.gate.clear()
+        stopping = asyncio.create_task(h.sessions.stop("night", ANNA))
+        await until(lambda: not h.cam.wanted)
+        await asyncio.sleep(0.05)
+        assert (file.fields, h.sessions.count, h.told) == (None, 1, [])
+        assert await code_of(h.open()) is Code.STOPPED
+        file.gate.set()
+        await stopping
+        assert file.fields == {"running": False, "reason": "night", "bitrates": {}}
+        assert h.told == [("s1", "bff-1", EndReason.STOPPED)]
+
+
+async def test_stops_on_a_slow_disk_do_not_queue_and_the_last_one_is_kept(house: Callable[..., Any]) -> None:
+    class SlowFile(FakeKept):
+        writes = 0
+
+        async def write(self, fields: dict[str, Any]) -> bool:
+            self.writes += 1
+            return await super().write(fields)
+
+    file = SlowFile()
+    async with house(wish_file=file) as h:
+        file.gate.clear()
+        stops = [asyncio.create_task(h.sessions.stop(f"reason {number}", ANNA)) for number in range(64)]
+        await asyncio.sleep(0.05)
+        file.gate.set()
+        await asyncio.gather(*stops)
+        assert file.writes <= 2
+        assert file.fields == {"running": False, "reason": "reason 63", "bitrates": {}}
+
+
+async def test_a_disk_that_hangs_holds_up_a_stop_for_seconds_only(
+    house: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wish, "_STORE_TIMEOUT_S", 0.1)
+    file = FakeKept()
+    async with house(wish_file=file) as h:
+        await h.open(session="s1")
+        file.gate.clear()
+        await h.sessions.stop("night", ANNA)
+        assert h.sessions.count == 0
+        file.gate.set()
+
+
+async def test_a_start_during_a_stop_wins_and_who_comes_then_stays(house: Callable[..., Any]) -> None:
+    def slow(peer: FakePeer) -> None:
+        peer.close_s = 0.3
+
+    async with house() as h:
+        h.peers.prepare = slow
+        await h.open(session="s1")
+        stopping = asyncio.create_task(h.sessions.stop("night", ANNA))
+        await until(lambda: h.phases() == ["closing"])
+        await h.sessions.start(StreamBody(), ANNA)
+        await h.open(session="s2")
+        async with asyncio.timeout(2):
+            await stopping
+        assert [info.session for info in h.sessions.listing()] == ["s2"]
+        assert h.cam.wanted
 
 
 async def test_an_unreadable_wish_counts_as_running(tmp_path: Path) -> None:
@@ -406,6 +473,14 @@ async def test_a_camera_with_one_quality_says_so(house: Callable[..., Any]) -> N
         assert await code_of(h.sessions.quality(QualityBody(session="s1", quality="sd"), ANNA)) is Code.UNSUPPORTED
 
 
+async def test_a_change_of_quality_while_the_camera_restarts_may_be_tried_again(house: Callable[..., Any]) -> None:
+    async with house() as h:
+        await h.open(session="s1")
+        h.cam.qualities = ()
+        body = QualityBody(session="s1", quality="sd")
+        assert await code_of(h.sessions.quality(body, ANNA)) is Code.CAMERA_UNAVAILABLE
+
+
 async def test_those_who_watch_are_told_that_the_picture_stands_still_each_once(house: Callable[..., Any]) -> None:
     async with house() as h:
         for name in ("s1", "s2"):
@@ -496,6 +571,29 @@ async def test_a_camera_that_hangs_while_it_opens_is_not_waited_for_in_line(hous
         codes = await asyncio.gather(*asked)
         assert asyncio.get_running_loop().time() - begun_s < 1
         assert sorted(set(codes)) == [Code.CAMERA_UNAVAILABLE, Code.RATE_LIMITED]
+
+
+async def test_a_snapshot_under_way_when_the_idle_time_ends_keeps_the_loop_quiet(house: Callable[..., Any]) -> None:
+    async with house(idle_stop_s=0.05) as h:
+        await h.open(session="s1")
+        asked = 0
+        want = h.cam.want
+
+        def counted(wanted: bool) -> None:
+            nonlocal asked
+            asked += 1
+            want(wanted)
+
+        h.cam.want = counted
+        h.cam.gate.clear()
+        snapshot = asyncio.create_task(h.use.snapshot(SnapshotBody(), ANNA))
+        await h.sessions.close("s1", ANNA)
+        await asyncio.sleep(0.3)
+        assert asked < 10
+        assert h.cam.wanted
+        h.cam.gate.set()
+        await snapshot
+        await until(lambda: not h.cam.wanted)
 
 
 async def test_snapshots_under_way_are_bounded(house: Callable[..., Any]) -> None:
