@@ -96,34 +96,46 @@ class Nest:
     def __init__(self, on_error: Callable[[EdgeError], None]) -> None:
         self._on_error = on_error
         self._tasks: list[asyncio.Task[None]] = []
+        self._raised: BaseException | None = None
 
     async def start(self, name: str, part: Part) -> None:
-        """Start a part and wait until it can be asked."""
+        """Start a part and wait until it accepts requests; a part that takes longer goes on starting beside the next.
+
+        Raises: what the part raised, which is a bug.
+        """
         ready = asyncio.Event()
         task = asyncio.create_task(supervise(name, part, ready, self._on_error), name=name)
         self._tasks.append(task)
         waiting = asyncio.create_task(ready.wait())
-        await asyncio.wait({task, waiting}, timeout=_START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({task, waiting}, timeout=_START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
+        if not done:
+            log.warning("part not ready yet part=%s after_s=%.0f", name, _START_TIMEOUT_S)
         if task.done():
-            await task
+            self._raise(task)
 
     async def wait(self) -> None:
         """Until a part ends, which is a bug: its error is raised."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            await task
+            self._raise(task)
 
     async def stop(self) -> None:
-        """Stop all, last started first."""
+        """Stop all, last started first. An error that was raised before is not logged again."""
         while self._tasks:
             task = self._tasks.pop()
+            ended_before = task.done()
             task.cancel()
             _, late = await asyncio.wait({task}, timeout=_STOP_TIMEOUT_S)
             if late:
-                log.error("%s did not stop within %.0f s", task.get_name(), _STOP_TIMEOUT_S)
-            elif not task.cancelled() and (exc := task.exception()) is not None:
-                log.error("%s failed while it stopped", task.get_name(), exc_info=exc)
+                log.error("part did not stop part=%s after_s=%.0f", task.get_name(), _STOP_TIMEOUT_S)
+            elif not task.cancelled() and (exc := task.exception()) is not None and exc is not self._raised:
+                when = "ran" if ended_before else "stopped"
+                log.error("part failed while it %s part=%s", when, task.get_name(), exc_info=exc)
+
+    def _raise(self, task: asyncio.Task[None]) -> None:
+        self._raised = task.exception()
+        task.result()
 
 
 class Daemon:
