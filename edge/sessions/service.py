@@ -145,7 +145,8 @@ class Sessions:
     async def quality(self, body: QualityBody, caller: Principal) -> None:
         """Give a session the other quality, without a new connection; returns when the viewer is sent it.
 
-        Raises: Rejected: `unknown_session`, `forbidden`, `unsupported`. CameraUnavailable: it cannot be had now.
+        Raises: Rejected: `unknown_session`, `forbidden`, `unsupported`; `rate_limited`: a later change replaced this
+        one. CameraUnavailable: it cannot be had now.
         """
         session = self._owned(body.session, caller)
         quality = _quality(body.quality)

@@ -7,10 +7,11 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from edge.contract.codes import Code
 from edge.core.access_unit import Quality
 from edge.core.keyframes import KeyframeRequests, ViewerWishes
 from edge.core.lateness import Lateness
-from edge.errors import CameraUnavailable
+from edge.errors import CameraUnavailable, Rejected
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -58,11 +59,13 @@ class _Seat:
     wanted: Quality
     last_pts_90k: int = -1
     wishes: ViewerWishes = field(default_factory=ViewerWishes)
-    moved: asyncio.Future[None] | None = None
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
     def arrive(self, trouble: Exception | None = None) -> None:
-        moved, self.moved = self.moved, None
-        if moved is not None and not moved.done():
+        waiting, self.waiting = self.waiting, []
+        for moved in waiting:
+            if moved.done():
+                continue
             if trouble is None:
                 moved.set_result(None)
             else:
@@ -119,24 +122,29 @@ class Hub:
     async def switch(self, sender: Sender, quality: Quality) -> None:
         """Give a sender the other quality, from its next keyframe on; returns when it got that. It misses no picture.
 
-        Raises: CameraUnavailable: the quality cannot be had, or the sender has left. Cancelled: it stays as it was.
+        Raises: CameraUnavailable: the quality cannot be had, or the sender has left. Rejected: `rate_limited`, a later
+        change to another quality replaced this one. Cancelled: it stays as it was.
         """
         seat = self._seats.get(sender)
         if seat is None:
             raise CameraUnavailable("the viewer has gone")
-        seat.arrive()
-        seat.wanted = quality
-        self._count()
+        if seat.wanted is not quality:
+            seat.arrive(Rejected(Code.RATE_LIMITED, f"a later change, to {quality}, replaced this one"))
+            seat.wanted = quality
+            self._count()
         if seat.quality is quality:
             return
-        moved = seat.moved = asyncio.get_running_loop().create_future()
+        moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        seat.waiting.append(moved)
         self._wish(quality)
         try:
             await moved
         finally:
-            if seat.moved is moved:
-                seat.moved, seat.wanted = None, seat.quality
-                self._count()
+            if moved in seat.waiting:  # given up
+                seat.waiting.remove(moved)
+                if not seat.waiting:
+                    seat.wanted = seat.quality
+                    self._count()
 
     def no_sd(self, why: str) -> None:
         """SD is not encoded any more: whoever has it or waits for it gets HD."""

@@ -133,7 +133,8 @@ class Peer:
     async def switch(self, quality: Quality) -> None:
         """Send the other quality, from its next keyframe on; returns when it is sent.
 
-        Raises: CameraUnavailable: it cannot be had, or no keyframe came in time; all stays as it was.
+        Raises: CameraUnavailable: it cannot be had, or no keyframe came in time; all stays as it was. Rejected:
+        `rate_limited`, a later change replaced this one.
         """
         self._quality = quality
         if self._hub.quality_of(self._sender) is None:

@@ -9,7 +9,7 @@ import pytest
 
 from edge.core.access_unit import AccessUnit, Quality
 from edge.core.lane import Lane
-from edge.errors import CameraUnavailable
+from edge.errors import CameraUnavailable, Rejected
 from edge.streaming.hub import Hub
 
 FRAME_NS = 33_333_333
@@ -176,8 +176,23 @@ async def test_the_latest_of_two_changes_wins() -> None:
     first = asyncio.create_task(camera.hub.switch(viewer, Quality.SD))
     await asyncio.sleep(0)
     await camera.hub.switch(viewer, Quality.HD)
-    await first
+    with pytest.raises(Rejected, match="a later change, to hd, replaced this one"):
+        await first
     assert (camera.hub.quality_of(viewer), camera.sd) == (Quality.HD, False)
+
+
+async def test_the_same_change_twice_is_done_for_both_and_given_up_only_by_both() -> None:
+    camera, viewer = Camera(), LaneSender()
+    camera.hub.join(viewer, Quality.HD)
+    camera.picture(keyframe=True)
+    changes = [asyncio.create_task(camera.hub.switch(viewer, Quality.SD)) for _ in range(3)]
+    await asyncio.sleep(0)
+    changes[0].cancel()
+    await asyncio.sleep(0)
+    assert not any(change.done() for change in changes[1:])
+    camera.picture(keyframe=True, sd=True)
+    await asyncio.gather(*changes[1:])
+    assert camera.hub.quality_of(viewer) is Quality.SD
 
 
 async def test_sd_that_cannot_be_encoded_gives_its_viewers_hd() -> None:
