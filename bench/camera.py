@@ -1,8 +1,9 @@
-"""The camera room on the real picamera2: `./dev bench camera [--json FILE]`.
+"""Benchmark of the camera process with the real picamera2: `./dev bench camera [--json FILE]`.
 
-HD and SD of ours together, against picamera2's own H.264 encoder as it comes, HD alone; on the same camera, in turns.
-Latency: from the sensor's time to the coded picture, in the camera process's reader. Where this machine has no
-camera, it runs in the tests' camera root, on libcamera's virtual one.
+Compares this project's HD and SD streams together with picamera2's stock H.264 encoder, which encodes HD only. Both
+use the same camera in turns. Latency is measured from the sensor timestamp until the encoded picture arrives at the
+reader of the camera process. Without picamera2, the benchmark runs in the tests' camera root with libcamera's virtual
+camera.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ TARGETS = {"latency_p50_ms": 12, "keyframe_frames": 2, "stall_recovery_s": 1}
 
 
 def stock() -> dict[str, float]:
-    from picamera2 import Picamera2  # noqa: PLC0415  only where it is
+    from picamera2 import Picamera2  # noqa: PLC0415  installed on some machines only
     from picamera2.encoders import LibavH264Encoder  # noqa: PLC0415
 
-    late_ms: list[float] = []
+    latencies_ms: list[float] = []
 
     class Timed(LibavH264Encoder):  # type: ignore[misc]
-        def outputframe(self, frame: object, *given: Any, timestamp: int = 0, **_: object) -> None:  # noqa: ARG002
-            late_ms.append(time.monotonic_ns() / 1e6 - (self.firsttimestamp + timestamp) / 1e3)
+        def outputframe(self, frame: object, *arguments: Any, timestamp: int = 0, **_: object) -> None:  # noqa: ARG002
+            latencies_ms.append(time.monotonic_ns() / 1e6 - (self.firsttimestamp + timestamp) / 1e3)
 
     camera = Picamera2()
     limits = {"FrameDurationLimits": (33_333, 33_333)}
@@ -47,30 +48,30 @@ def stock() -> dict[str, float]:
     camera.stop()
     camera.stop_encoder()
     camera.close()
-    return latency(late_ms)
+    return latency(latencies_ms)
 
 
-def latency(late_ms: list[float]) -> dict[str, float]:
-    settled = late_ms[FPS:]
+def latency(latencies_ms: list[float]) -> dict[str, float]:
+    settled = latencies_ms[FPS:]
     cuts = statistics.quantiles(settled, n=20)
     return {"latency_p50_ms": round(statistics.median(settled), 1), "latency_p95_ms": round(cuts[18], 1)}
 
 
 async def ours() -> dict[str, float]:
-    late_ms: list[float] = []
+    latencies_ms: list[float] = []
     captured: dict[Quality, list[int]] = {quality: [] for quality in Quality}
 
     def tap(unit: AccessUnit) -> None:
         captured[unit.quality].append(unit.captured_ns)
         if unit.quality is Quality.HD:
-            late_ms.append((time.monotonic_ns() - unit.captured_ns) / 1e6)
+            latencies_ms.append((time.monotonic_ns() - unit.captured_ns) / 1e6)
 
     async with running(source="picamera2", hd={}, sd={}, open_timeout_s=15, tap=tap) as daemon:
         daemon.camera.want(wanted=True)
         await daemon.camera.opened()
         daemon.camera.encode_sd(on=True)
         await asyncio.sleep(SECONDS)
-        found = latency(late_ms)
+        found = latency(latencies_ms)
         for quality, stamps in captured.items():
             settled = stamps[FPS:]
             found[f"{quality}_fps"] = round((len(settled) - 1) * 1e9 / (settled[-1] - settled[0]), 2)
@@ -79,7 +80,7 @@ async def ours() -> dict[str, float]:
 
 
 async def keyframe_frames(daemon: Daemon) -> float:
-    """Pictures that came between the request and the keyframe, the keyframe counted."""
+    """The number of pictures from the request to the keyframe, including the keyframe."""
     await asyncio.sleep(0.2)
     hd = [unit for unit in daemon.units if unit.quality is Quality.HD]
     daemon.camera.request_keyframe(Quality.HD)
@@ -93,7 +94,7 @@ async def keyframe_frames(daemon: Daemon) -> float:
 
 
 async def stall_recovery_s(directory: Path) -> float:
-    """From the stall's notice, `stall_s` after the last picture, to the first picture of the camera opened again."""
+    """Seconds from the detection of a stall, `stall_s` after the last picture, to the first picture after reopening."""
     os.environ["EDGE_RIG_FAULTS"] = str(directory)
     stall_s = 2.0
     async with running(source="picamera2", hd={}, sd={}, open_timeout_s=15, stall_s=stall_s) as daemon:
@@ -115,7 +116,8 @@ async def measure() -> dict[str, Any]:
         turns["ours"].append(await ours())
         turns["stock"].append(await asyncio.to_thread(stock))
     found: dict[str, Any] = {
-        who: {name: statistics.median(each[name] for each in rows) for name in rows[0]} for who, rows in turns.items()
+        encoder: {name: statistics.median(each[name] for each in rows) for name in rows[0]}
+        for encoder, rows in turns.items()
     }
     with tempfile.TemporaryDirectory() as directory:
         found["ours"]["stall_recovery_s"] = await stall_recovery_s(Path(directory))
@@ -133,7 +135,7 @@ def report(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     if importlib.util.find_spec("picamera2"):
         found = asyncio.run(measure())
@@ -141,17 +143,17 @@ def main() -> None:
         return
     root = CameraRoot()
     root.build()
-    done = root.python("-m", "bench.camera", timeout_s=300)
-    lines = done.stdout.splitlines()
-    if done.returncode:
-        sys.exit(done.stdout)
+    result = root.python("-m", "bench.camera", timeout_s=300)
+    lines = result.stdout.splitlines()
+    if result.returncode:
+        sys.exit(result.stdout)
     found = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     report(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
     missed = [name for name, target in TARGETS.items() if found["ours"][name] > target]
     if missed:
-        sys.exit(f"over its target: {', '.join(missed)}")
+        sys.exit(f"target missed: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What a viewer costs the process that sends: `./dev bench fanout [--json FILE] [--quick]`.
+"""Benchmark of the sender's processor time per viewer: `./dev bench fanout [--json FILE] [--quick]`.
 
-1080p30 at 4 Mbit/s, the same recording to all; viewers in another process. Senders: ours, aiortc's own with ready
-packets (stock), aiortc encoding for each viewer (naive), SRTP and a system call a picture alone (floor), Janus and
-pion; and ours where the kernel cuts nothing, as behind a Wi-Fi chip without checksums (unsegmented). All in one run,
-interleaved, the median of three. `cpu_ms_per_viewer_s` is the whole process: with one viewer that is the fixed part
-too; the table's last line takes two sizes apart. Last, ours to 50 viewers at 2 Mbit/s on one core.
+All viewers get the same recording, 1080p30 at 4 Mbit/s, and run in another process. The senders are: this project's
+(ours); ours without UDP segmentation in the kernel, as with a Wi-Fi chip without checksum offload (unsegmented);
+aiortc's own sender with ready packets (stock); aiortc encoding for each viewer (naive); only SRTP and the system calls
+(floor); Janus; pion. The senders take turns, and the median of three turns counts. `cpu_ms_per_viewer_s` covers the
+whole process, so with one viewer it includes the fixed cost. The last line of the table is the cost of each further
+viewer. The last measurement is ours with 50 viewers at 2 Mbit/s on one core.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ import numpy as np
 
 from edge.core.packetizer import packetize
 from tests.rigs.daemon import free_port
+from tests.rigs.go_program import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).parent
+PEERS = Path(__file__).parent / "peers"
 WIDTH, HEIGHT, FPS, BPS, SECONDS = 1920, 1080, 30, 4_000_000, 4
 NARROW_BPS = 2_000_000
 VIEWERS, TURNS = (1, 5, 10, 25, 50), 3
@@ -44,14 +46,14 @@ JANUS_PORT_RTP = 5104
 
 
 def record(path: Path, bps: int = BPS) -> None:
-    """A drifting texture: as many bits as the encoder may spend, in every picture."""
+    """Record a moving texture, for which the encoder uses its full bitrate in every picture."""
     noise = np.random.default_rng(1).integers(0, 255, (HEIGHT // 2 + 128, WIDTH // 2 + 256), np.uint8)
     texture = noise.repeat(2, axis=0).repeat(2, axis=1)
     options = {
         "preset": "ultrafast",
         "tune": "zerolatency",
         "profile": "baseline",
-        "maxrate": str(bps * 6 // 5),  # it stays below what it may
+        "maxrate": str(bps * 6 // 5),  # the encoder stays below its limit
         "bufsize": str(bps // 4),
         "g": str(FPS * SECONDS),
         "x264-params": "slices=1:aud=1:repeat-headers=1",
@@ -72,24 +74,8 @@ def record(path: Path, bps: int = BPS) -> None:
             container.mux(packet)
 
 
-def build(name: str, directory: Path) -> Path:
-    """A Go program of bench/peers, with the system's packages."""
-    source = directory / "src" / "edge" / name
-    source.mkdir(parents=True)
-    shutil.copy(HERE / "peers" / name / "main.go", source)
-    (source / "go.mod").write_text(f"module edge/{name}\n\ngo 1.19\n")
-    go = "/usr/lib/go/bin/go" if Path("/usr/lib/go/bin/go").exists() else "go"
-    subprocess.run(
-        [go, "build", "-o", str(directory / name), f"./src/edge/{name}"],
-        check=True,
-        cwd=directory,
-        env={**os.environ, "GO111MODULE": "off", "GOFLAGS": "", "GOPATH": f"{directory}:/usr/share/gocode"},
-    )
-    return directory / name
-
-
 def cpu_s(pid: int) -> float:
-    """The process's own clock, to the nanosecond: ticks of 10 ms are a tenth of what is measured here."""
+    """Processor time of a process in nanosecond resolution. Ticks of 10 ms would be too coarse here."""
     return time.clock_gettime((~pid << 3) | 2)  # include/linux/posix-timers.h: CPUCLOCK_SCHED of a process
 
 
@@ -113,7 +99,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
             pipe.close()
 
 
-def listening(port: int) -> None:
+def wait_until_listening(port: int) -> None:
     for _ in range(400):
         with (
             contextlib.suppress(OSError),
@@ -125,24 +111,24 @@ def listening(port: int) -> None:
 
 
 class Bench:
-    """The peers, built once, and a row of figures for each sender and number of viewers."""
+    """Build the peers once, and measure a row of figures for each sender and number of viewers."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.recording, self.narrow = directory / "recording.h264", directory / "narrow.h264"
-        print("making the recording and the peers", file=sys.stderr)
+        print("creating the recordings and building the peers", file=sys.stderr)
         record(self.recording)
         record(self.narrow, NARROW_BPS)
-        self._viewers, self._pion = build("viewers", directory), build("pion", directory)
+        self._viewers, self._pion = build(PEERS / "viewers", directory), build(PEERS / "pion", directory)
 
     def on_one_core(self) -> dict[str, Any]:
-        """Ours, to 50 viewers at 2 Mbit/s, where it has one core, and the viewers have the others."""
+        """Measure ours on one core with 50 viewers at 2 Mbit/s. The viewers use the other cores."""
         port, core = free_port(), str(min(os.sched_getaffinity(0)))
         arguments = (sys.executable, "-m", "bench.fanout_sender", "ours", str(port), self.narrow, "50")
         with running("taskset", "--cpu-list", core, *arguments) as process:
-            listening(port)
-            with self._watching(50, "-url", f"http://127.0.0.1:{port}/offer") as watching:
-                row = self._measured("ours", 50, process.pid, port, watching)
+            wait_until_listening(port)
+            with self._run_viewers(50, "-url", f"http://127.0.0.1:{port}/offer") as viewer_process:
+                row = self._measure("ours", 50, process.pid, port, viewer_process)
         return {**row, "sender": "ours_one_core", "bitrate_bps": NARROW_BPS}
 
     def row(self, sender: str, viewers: int) -> dict[str, Any]:
@@ -155,12 +141,12 @@ class Bench:
             else (sys.executable, "-m", "bench.fanout_sender", sender, str(port), self.recording, str(viewers))
         )
         with running(*command) as process:
-            listening(port)
+            wait_until_listening(port)
             if sender == "floor":
                 time.sleep(1)
-                return self._measured(sender, viewers, process.pid, port, None)
-            with self._watching(viewers, "-url", f"http://127.0.0.1:{port}/offer") as watching:
-                return self._measured(sender, viewers, process.pid, port if sender != "pion" else None, watching)
+                return self._measure(sender, viewers, process.pid, port, None)
+            with self._run_viewers(viewers, "-url", f"http://127.0.0.1:{port}/offer") as viewer_process:
+                return self._measure(sender, viewers, process.pid, port if sender != "pion" else None, viewer_process)
 
     def _janus(self, viewers: int, port: int) -> dict[str, Any]:
         config = self._directory / "janus"
@@ -176,63 +162,63 @@ class Bench:
         )
         feeder = (sys.executable, "-m", "bench.fanout", "--feed", str(JANUS_PORT_RTP), str(self.recording))
         with running("janus", "-F", config, "-o") as process, running(*feeder):
-            listening(port)
-            with self._watching(viewers, "-janus", f"http://127.0.0.1:{port}/janus") as watching:
-                return self._measured("janus", viewers, process.pid, None, watching)
+            wait_until_listening(port)
+            with self._run_viewers(viewers, "-janus", f"http://127.0.0.1:{port}/janus") as viewer_process:
+                return self._measure("janus", viewers, process.pid, None, viewer_process)
 
     @contextlib.contextmanager
-    def _watching(self, viewers: int, *where: str) -> Iterator[subprocess.Popen[str]]:
-        with running(self._viewers, "-n", str(viewers), *where) as process:
+    def _run_viewers(self, viewers: int, *source: str) -> Iterator[subprocess.Popen[str]]:
+        with running(self._viewers, "-n", str(viewers), *source) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "READY\n", "the viewers got no picture"
             time.sleep(0.5)
             yield process
 
-    def _measured(
-        self, sender: str, viewers: int, pid: int, port: int | None, watching: subprocess.Popen[str] | None
+    def _measure(
+        self, sender: str, viewers: int, pid: int, port: int | None, viewer_process: subprocess.Popen[str] | None
     ) -> dict[str, Any]:
         def stats() -> dict[str, Any]:
             if port is None:
                 return {"late_frames": None, "dropped_frames": None, "capture_to_send_ms": None}
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=10) as answer:
-                told: dict[str, Any] = json.load(answer)
-                return told
+                sent: dict[str, Any] = json.load(answer)
+                return sent
 
-        def seen() -> dict[str, int]:
-            if watching is None:
+        def received() -> dict[str, int]:
+            if viewer_process is None:
                 return {"frames": 0, "silent": 0}
-            assert watching.stdin is not None
-            assert watching.stdout is not None
-            watching.stdin.write("\n")
-            watching.stdin.flush()
-            told: dict[str, int] = json.loads(watching.stdout.readline())
-            return told
+            assert viewer_process.stdin is not None
+            assert viewer_process.stdout is not None
+            viewer_process.stdin.write("\n")
+            viewer_process.stdin.flush()
+            counts: dict[str, int] = json.loads(viewer_process.stdout.readline())
+            return counts
 
         stats()
-        seen()
-        begun_s, before_s = time.monotonic(), cpu_s(pid)
+        received()
+        started_s, before_s = time.monotonic(), cpu_s(pid)
         time.sleep(MEASURED_S)
-        spent_s, elapsed_s = cpu_s(pid) - before_s, time.monotonic() - begun_s
-        told, got = stats(), seen()
+        used_s, elapsed_s = cpu_s(pid) - before_s, time.monotonic() - started_s
+        sent, counts = stats(), received()
         return {
             "sender": sender,
             "viewers": viewers,
-            "cpu_ms_per_viewer_s": round(1000 * spent_s / elapsed_s / viewers, 2),
-            **told,
+            "cpu_ms_per_viewer_s": round(1000 * used_s / elapsed_s / viewers, 2),
+            **sent,
             "rss_mb": rss_mb(pid),
-            "received_fps": round(got["frames"] / elapsed_s / viewers, 1) if watching else None,
-            "silent_viewers": got["silent"],
+            "received_fps": round(counts["frames"] / elapsed_s / viewers, 1) if viewer_process else None,
+            "silent_viewers": counts["silent"],
         }
 
 
 def feed(port: int, recording: Path) -> None:
-    """Play the recording as plain RTP, for Janus."""
+    """Send the recording as plain RTP to Janus."""
     out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with av.open(str(recording)) as container:
         pictures = [packetize(bytes(packet), 1140) for packet in container.demux(video=0) if packet.size]
-    begun_s, sequence, number = time.monotonic(), 0, 0
+    started_s, sequence, number = time.monotonic(), 0, 0
     while True:
-        time.sleep(max(0.0, begun_s + number / FPS - time.monotonic()))
+        time.sleep(max(0.0, started_s + number / FPS - time.monotonic()))
         payloads = pictures[number % len(pictures)]
         for at, payload in enumerate(payloads):
             head = bytes([0x80, 102 | (0x80 if at == len(payloads) - 1 else 0)]) + sequence.to_bytes(2, "big")
@@ -243,7 +229,7 @@ def feed(port: int, recording: Path) -> None:
 
 
 def median(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the turns, the one in the middle by its cost."""
+    """The turn with the median cost."""
     return sorted(rows, key=lambda row: float(row["cpu_ms_per_viewer_s"]))[len(rows) // 2]
 
 
@@ -274,13 +260,13 @@ def report(rows: list[dict[str, Any]]) -> None:
     memory = {one: row["rss_mb"] for one in SENDERS for row in rows if (row["sender"], row["viewers"]) == (one, 50)}
     for row in rows:
         if row["viewers"] == 10 and row["sender"] in marginal:
-            print(f"{row['sender']}: {(memory[row['sender']] - row['rss_mb']) / 40:.2f} MB a further viewer")
-    print("a further viewer, from 10 to 50:", ", ".join(f"{one} {ms:.2f} ms" for one, ms in marginal.items()))
+            print(f"{row['sender']}: {(memory[row['sender']] - row['rss_mb']) / 40:.2f} MB per further viewer")
+    print("cpu per further viewer, from 10 to 50:", ", ".join(f"{one} {ms:.2f} ms" for one, ms in marginal.items()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="one turn, 1 and 10 viewers")
     parser.add_argument("--feed", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -295,7 +281,7 @@ def main() -> None:
             for viewers in sizes:
                 for sender in SENDERS:
                     if sender == "naive" and viewers > 1:
-                        continue  # one encode takes most of a core
+                        continue  # one encoder uses most of a core
                     print(f"turn {turn + 1} of {turns}: {sender}, {viewers}", file=sys.stderr, flush=True)
                     found.setdefault((sender, viewers), []).append(bench.row(sender, viewers))
             print(f"turn {turn + 1} of {turns}: ours, 50 at 2 Mbit/s on one core", file=sys.stderr, flush=True)
@@ -303,7 +289,7 @@ def main() -> None:
     rows = [median(each) for each in found.values()]
     rows.sort(key=lambda row: (SENDERS.index(row["sender"]), row["viewers"]))
     report(rows)
-    # Of its turns the worst: one late picture is a miss.
+    # The worst turn counts: one late picture is a failure.
     rows.append(max(narrow, key=lambda row: int(row["late_frames"])))
     print("\n50 viewers at 2 Mbit/s on one core, the worst turn:", json.dumps(rows[-1]))
     if options.json:

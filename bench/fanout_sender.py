@@ -1,9 +1,9 @@
-"""One sender under test, as a process of its own: `python -m bench.fanout_sender KIND PORT RECORDING VIEWERS`.
+"""One sender under test in its own process: `python -m bench.fanout_sender KIND PORT RECORDING VIEWERS`.
 
-Kinds: `ours`; `unsegmented`, ours where the kernel cuts nothing; `stock`, aiortc's own sender with ready packets;
-`naive`, aiortc encoding for each viewer, as its examples do; `floor`, no more than SRTP and one system call a picture,
-to one reader. Plays the recording at 30 pictures a second. `POST /offer` takes a viewer's {sdp, type}, `GET /stats`
-tells {late_frames, dropped_frames, capture_to_send_ms} since the last time.
+Kinds: `ours`; `unsegmented`, ours without UDP segmentation in the kernel; `stock`, aiortc's own sender with ready
+packets; `naive`, aiortc encoding for each viewer, like its examples; `floor`, only SRTP and one system call per 50
+packets, to one reader. The sender plays the recording at 30 pictures per second. `POST /offer` accepts a viewer's
+{sdp, type}. `GET /stats` returns {late_frames, dropped_frames, capture_to_send_ms} since the previous request.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FPS = 30
 FRAME_S = 1 / FPS
 
 
-class Watch:
-    """When pictures were captured (handed out) and when they had left."""
+class Latencies:
+    """The times from the capture of pictures (when they were due) until they were sent."""
 
     def __init__(self) -> None:
         self.sent_ms: list[float] = []
@@ -56,15 +56,15 @@ class Watch:
         self.sent_ms.append(after_ms)
         self.late += after_ms > FRAME_S * 1000
 
-    def take(self) -> dict[str, Any]:
+    def collect(self) -> dict[str, Any]:
         cuts = statistics.quantiles(self.sent_ms, n=100) if len(self.sent_ms) > 1 else [0.0] * 99
-        told = {"late_frames": self.late, "capture_to_send_ms": {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2)}}
+        stats = {"late_frames": self.late, "capture_to_send_ms": {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2)}}
         self.sent_ms, self.late = [], 0
-        return told
+        return stats
 
 
 class Camera:
-    """The recording, as the camera process would hand it over."""
+    """Plays the recording in place of the camera process."""
 
     def __init__(self, recording: Path) -> None:
         with av.open(str(recording)) as container:
@@ -81,56 +81,56 @@ class Camera:
 
     async def play(self, push: Any) -> None:
         loop = asyncio.get_running_loop()
-        begun_s = loop.time()
+        started_s = loop.time()
 
         def picture(number: int) -> None:
-            loop.call_at(begun_s + (number + 1) * FRAME_S, picture, number + 1)
+            loop.call_at(started_s + (number + 1) * FRAME_S, picture, number + 1)
             payload, keyframe = self.pictures[number % len(self.pictures)]
-            # The time that it was due: a loop that is late is seen as lateness.
-            push(AccessUnit(payload, int((begun_s + number * FRAME_S) * 1e9), keyframe))
+            # The capture time is the due time, so a delay of the event loop counts as latency.
+            push(AccessUnit(payload, int((started_s + number * FRAME_S) * 1e9), keyframe))
 
         picture(0)
         await loop.create_future()
 
 
 class Own(RtpSender):
-    """Ours, watched."""
+    """Our sender with measured latencies."""
 
-    watch: Watch
+    latencies: Latencies
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._captured_ns: dict[int, int] = {}
 
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
         self._captured_ns[(self._timestamp_base + pts_90k) & 0xFFFFFFFF] = unit.captured_ns
         return super().push(unit, pts_90k)
 
-    def _run_out(self, path: Any, outgoing: Any, sheet: Any, now_s: float) -> bool:
-        gone = super()._run_out(path, outgoing, sheet, now_s)
-        if gone:
-            self.watch.sent(self._captured_ns.pop(outgoing.timestamp))
-        return gone
+    def _send_unit(self, path: Any, outgoing: Any, buffers: Any, now_s: float) -> bool:
+        finished = super()._send_unit(path, outgoing, buffers, now_s)
+        if finished:
+            self.latencies.sent(self._captured_ns.pop(outgoing.timestamp))
+        return finished
 
 
 class Unsegmented(Own):
-    """Where the kernel refused."""
+    """Our sender when the kernel has rejected UDP segmentation."""
 
     def connect(self, path: Any) -> None:
         super().connect(path)
-        assert path.open
+        assert path.refresh()
         path.segmentation = False
 
 
 class Stock(TrackSender):
-    """aiortc's, watched: it comes back for more when the one before has left."""
+    """aiortc's sender with measured latencies: it requests a picture after it has sent the previous one."""
 
-    watch: Watch
+    latencies: Latencies
     _captured_ns = 0
 
     async def recv(self) -> Any:
         if self._captured_ns:
-            self.watch.sent(self._captured_ns)
+            self.latencies.sent(self._captured_ns)
         unit_at = self._lane._units[0][0].captured_ns if len(self._lane) else 0
         packet = await super().recv()
         self._captured_ns = unit_at or time.monotonic_ns()
@@ -138,7 +138,7 @@ class Stock(TrackSender):
 
 
 class Factory(PeerFactory):
-    """Of watched senders."""
+    """Makes peers whose senders measure latencies."""
 
     kind: str
 
@@ -150,9 +150,9 @@ class Factory(PeerFactory):
 
 def fan_out(kind: str, camera: Camera) -> tuple[Any, Any, Any]:
     counters: Counter[str] = Counter()
-    watch = Watch()
+    latencies = Latencies()
     hub = Hub(camera, time.monotonic, counters, dict.fromkeys(Quality, FRAME_S))
-    Own.watch = Stock.watch = watch
+    Own.latencies = Stock.latencies = latencies
     factory = Factory(hub, IceSettings(), RtpSettings(), counters, frame_s=FRAME_S)
     factory.kind = kind
     peers: list[Any] = []
@@ -161,26 +161,33 @@ def fan_out(kind: str, camera: Camera) -> tuple[Any, Any, Any]:
         offer = read_offer(sdp)
         peer = factory(Events(), [], Quality.HD)
         peers.append(peer)
-        return await peer.answer(offer, offer.choose(camera.profile), trickle=False)
+        choice = offer.choose(camera.profile)
+        await peer.accept(offer, choice)
+        return await peer.answer(offer, choice, trickle=False)
 
     def stats() -> dict[str, Any]:
-        return {**watch.take(), "dropped_frames": sum(peer._sender.dropped for peer in peers) + counters["frames_cut"]}
+        dropped = sum(peer._sender.dropped for peer in peers) + counters["frames_cut"]
+        return {**latencies.collect(), "dropped_frames": dropped}
 
     return answer, stats, hub.push
 
 
 class Events:
-    """Nobody's."""
+    """Ignores the events of peers."""
 
     def connected(self) -> None: ...
 
     def lost(self) -> None: ...
 
+    def relay_lost(self) -> None: ...
+
+    def failed(self) -> None: ...
+
     def local_candidate(self, line: str | None) -> None: ...
 
 
-class Drawn(VideoStreamTrack):
-    """Raw 1080p pictures, which aiortc then encodes for its one viewer."""
+class RawTrack(VideoStreamTrack):
+    """Raw 1080p pictures, which aiortc encodes for its one viewer."""
 
     def __init__(self, frames: list[av.VideoFrame]) -> None:
         super().__init__()
@@ -201,7 +208,7 @@ def naive(recording: Path) -> tuple[Any, Any, Any]:
     async def answer(sdp: str) -> str:
         pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         connections.append(pc)
-        pc.addTrack(Drawn(frames))
+        pc.addTrack(RawTrack(frames))
         await pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
         await pc.setLocalDescription(await pc.createAnswer())
         return str(pc.localDescription.sdp)
@@ -210,12 +217,12 @@ def naive(recording: Path) -> tuple[Any, Any, Any]:
 
 
 class Floor:
-    """For each viewer and picture: a copy, SRTP for each packet, one system call for each 50 packets."""
+    """The minimum work: for each viewer and picture a copy, SRTP per packet, and one system call per 50 packets."""
 
     def __init__(self, viewers: int) -> None:
         self._sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sink.bind(("127.0.0.1", 0))
-        # Somebody has to read: a full socket costs the one who sends more. It ends with us.
+        # Read the packets in a child process, because sending to a full socket costs more. It ends with this process.
         code = (
             "import ctypes, signal, socket, sys; ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
             "sink = socket.socket(fileno=int(sys.argv[1]))\nwhile True: sink.recv(2048)"
@@ -224,7 +231,7 @@ class Floor:
         self._reader = subprocess.Popen([sys.executable, "-c", code, str(number)], pass_fds=[number])
         os.set_blocking(self._sink.fileno(), True)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        profile = Policy.SRTP_PROFILE_AEAD_AES_128_GCM  # what the viewers agree on
+        profile = Policy.SRTP_PROFILE_AEAD_AES_128_GCM  # the profile that the viewers negotiate
         self._sessions = [
             Session(Policy(key=secrets.token_bytes(28), ssrc_type=Policy.SSRC_ANY_OUTBOUND, srtp_profile=profile))
             for _ in range(viewers)
@@ -233,31 +240,31 @@ class Floor:
         self._view = memoryview(ffi.buffer(self._memory))
         self._length = ffi.new("int *")
         self._sequence = 0
-        self.watch = Watch()
+        self.latencies = Latencies()
 
     def push(self, unit: AccessUnit) -> None:
         payloads = packetize(unit.payload, 1140)
-        sheet, offsets = b"", []
+        packets, offsets = b"", []
         for payload in payloads:
-            offsets.append((len(sheet), 12 + len(payload)))
+            offsets.append((len(packets), 12 + len(payload)))
             header = b"\x80\x66" + self._sequence.to_bytes(2, "big") + bytes(8)
-            sheet += header + payload + bytes(16)
+            packets += header + payload + bytes(16)
             self._sequence = (self._sequence + 1) & 0xFFFF
         segment = offsets[0][1] + 16
         for session in self._sessions:
-            self._view[: len(sheet)] = sheet
+            self._view[: len(packets)] = packets
             srtp = session._srtp[0]
             for offset, size in offsets:
                 self._length[0] = size
                 lib.srtp_protect(srtp, self._memory + offset, self._length)
-            for at in range(0, len(sheet), 50 * segment):
-                some = self._view[at : min(len(sheet), at + 50 * segment)]
+            for at in range(0, len(packets), 50 * segment):
+                chunk = self._view[at : min(len(packets), at + 50 * segment)]
                 ancillary = [(17, 103, segment.to_bytes(2, "little"))]
-                self._socket.sendmsg([some], ancillary, 0, self._sink.getsockname())
-            self.watch.sent(unit.captured_ns)
+                self._socket.sendmsg([chunk], ancillary, 0, self._sink.getsockname())
+            self.latencies.sent(unit.captured_ns)
 
     def stats(self) -> dict[str, Any]:
-        return {**self.watch.take(), "dropped_frames": 0}
+        return {**self.latencies.collect(), "dropped_frames": 0}
 
 
 async def main() -> None:
@@ -273,26 +280,26 @@ async def main() -> None:
         answer, stats, push = fan_out(kind, camera)
     loop = asyncio.get_running_loop()
 
-    class Door(BaseHTTPRequestHandler):
-        """A thread that sleeps until it is asked: a web server's own clock would be counted as the sender's."""
+    class Handler(BaseHTTPRequestHandler):
+        """Runs in a thread that sleeps between requests: the timers of a web server would count as the sender's."""
 
         def do_POST(self) -> None:
             sdp = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["sdp"]
-            answered = asyncio.run_coroutine_threadsafe(answer(sdp), loop).result(30)
-            self._tell({"sdp": answered, "type": "answer"})
+            answer_sdp = asyncio.run_coroutine_threadsafe(answer(sdp), loop).result(30)
+            self._reply({"sdp": answer_sdp, "type": "answer"})
 
         def do_GET(self) -> None:
-            self._tell(stats())
+            self._reply(stats())
 
-        def _tell(self, told: dict[str, Any]) -> None:
+        def _reply(self, fields: dict[str, Any]) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps(told).encode())
+            self.wfile.write(json.dumps(fields).encode())
 
         def log_message(self, *_: Any) -> None: ...
 
-    door = ThreadingHTTPServer(("127.0.0.1", port), Door)
-    threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 3600}, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 3600}, daemon=True).start()
     await camera.play(push)
 
 

@@ -1,9 +1,8 @@
-"""How soon a page shows a picture, how late it is, and what it costs: `./dev bench first-frame [--json FILE]`.
+"""Benchmark of the first frame, the latency and the memory with viewers: `./dev bench first-frame [--json FILE]`.
 
-Everything is real and on this machine: Chromium with the reference page, the reference backend, mosquitto, the
-daemon. First frame: from the page's post of its offer (before its own gathering ends) to the first frame displayed.
-Latency: from the time that is drawn into the picture to its display. Figures are of this machine, now; beside them
-stands what was aimed at.
+All parts are real and run on this machine: Chromium with the reference page, the reference backend, mosquitto and the
+daemon. First frame: from the POST of the page's offer (before its ICE gathering ends) to the first displayed frame.
+Latency: from the time encoded in the picture to its display. The table shows this machine's figures and the targets.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.browser.stack import advances, running, state
+from tests.browser.stack import running, wait_for_frames, wait_for_state
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
     from tests.browser.stack import Stack
     from tests.rigs.daemon import Daemon
 
-WARM, COLD = 20, 8
+WARM_STARTS, COLD_STARTS = 20, 8
 LATENCY_S = 10
 VIEWERS = (0, 1, 5)
 TARGETS = {"first_frame_ms": {"p50": 300}, "cold_first_frame_ms": {"p50": 1000}, "latency_ms": {"p50": 70}}
 
-# Reads the block code in each frame's own callback, and keeps how late it is shown.
+# Read the block code in the callback of each frame, and return the delays until the display.
 MEASURE_LATENCY = """async (seconds) => {
-  const video = document.querySelector("video"), late = [];
+  const video = document.querySelector("video"), latencies = [];
   const canvas = new OffscreenCanvas(video.videoWidth, 1);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const block = Math.floor(canvas.width / 40);
@@ -46,12 +45,12 @@ MEASURE_LATENCY = """async (seconds) => {
       for (let i = 0; i < 40; i++) bits += row[4 * (i * block + (block >> 1)) + 1] > 128 ? "1" : "0";
       const value = parseInt(bits.slice(0, 32), 2), sum = parseInt(bits.slice(32), 2);
       const want = ((value >>> 24) ^ (value >>> 16) ^ (value >>> 8) ^ value ^ 0x5a) & 0xff;
-      if (sum === want) late.push((Math.round(shown) % 2 ** 32) - value);
+      if (sum === want) latencies.push((Math.round(shown) % 2 ** 32) - value);
       if (performance.now() < until) video.requestVideoFrameCallback(frame); else done();
     }
     video.requestVideoFrameCallback(frame);
   });
-  return late;
+  return latencies;
 }"""
 
 
@@ -61,9 +60,9 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 
 async def first_frame_ms(page: Page) -> float:
-    await state(page, "live", 30)
+    await wait_for_state(page, "live", 30)
     times = await page.evaluate("window.viewer.times")
-    return float(times["firstFrame"] - times["asked"])
+    return float(times["firstFrame"] - times["offered"])
 
 
 async def first_frames(stack: Stack, count: int, *, cold: bool) -> list[float]:
@@ -74,7 +73,7 @@ async def first_frames(stack: Stack, count: int, *, cold: bool) -> list[float]:
         page = await stack.page()
         found.append(await first_frame_ms(page))
         await page.close()
-        # Its place is free again before the next one asks.
+        # Wait until the session is closed before the next page starts.
         await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["viewers"]["connected"] <= (not cold), 20)
         progress(f"first frame, camera {'closed' if cold else 'open'}: {number + 1} of {count}")
     return found
@@ -95,12 +94,12 @@ async def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         async with running(Path(directory), camera={"idle_stop_s": 1}, sessions={"max_viewers": 10}) as stack:
             rss["daemon"]["0"], rss["camera"]["0"] = memory(stack.daemon)
-            cold = await first_frames(stack, COLD, cold=True)
-            watching = await stack.live_page()
-            warm = await first_frames(stack, WARM, cold=False)
+            cold = await first_frames(stack, COLD_STARTS, cold=True)
+            viewer = await stack.live_page()
+            warm = await first_frames(stack, WARM_STARTS, cold=False)
             progress(f"latency, {LATENCY_S} s")
-            await advances(watching)
-            late = await watching.evaluate(MEASURE_LATENCY, LATENCY_S)
+            await wait_for_frames(viewer)
+            latencies = await viewer.evaluate(MEASURE_LATENCY, LATENCY_S)
             rss["daemon"]["1"], rss["camera"]["1"] = memory(stack.daemon)
             for _ in range(VIEWERS[-1] - 1):
                 await stack.live_page()
@@ -109,7 +108,7 @@ async def measure() -> dict[str, Any]:
     return {
         "first_frame_ms": percentiles(warm),
         "cold_first_frame_ms": percentiles(cold),
-        "latency_ms": percentiles(late),
+        "latency_ms": percentiles(latencies),
         "rss_mb": rss,
     }
 
@@ -128,13 +127,13 @@ def report(figures: dict[str, Any]) -> None:
     for name in ("daemon", "camera"):
         print(f"{name:22}" + "".join(f"{rss[name][str(viewers)]:8}" for viewers in VIEWERS))
     idle, one, five = (rss["daemon"][str(viewers)] for viewers in VIEWERS)
-    print(f"\ndaemon idle {idle} of 100 MB, {(five - one) / 4:.2f} of 1.5 MB a further viewer,")
-    print(f"daemon and camera with five {five + rss['camera']['5']:.1f} of 180 MB")
+    print(f"\ndaemon idle {idle} of 90 MB, {(five - one) / 4:.2f} of 1.5 MB per further viewer,")
+    print(f"daemon and camera with five viewers {five + rss['camera']['5']:.1f} of 180 MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     figures = asyncio.run(measure())
     report(figures)

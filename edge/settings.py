@@ -1,22 +1,26 @@
-"""The one model of the one TOML file."""
+"""The model of the settings file."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edge.camera.settings import CameraSettings
+from edge.contract.faults import plain_faults, shown, suggestion
+from edge.contract.section import Rule, Section
 from edge.contract.shadow import Desired
 from edge.contract.topics import DEVICE_ID
 from edge.core.annexb import level_for
 from edge.core.tuning import over
 from edge.errors import ConfigInvalid
+from edge.files import read_file
 from edge.local_api.settings import ApiSettings
 from edge.mqtt.settings import MqttSettings  # noqa: TC001  pydantic reads the annotations at run time
 from edge.sessions.settings import SessionSettings
@@ -31,66 +35,76 @@ if TYPE_CHECKING:
 
 
 _ENV_PREFIX = "EDGE__"
+_KEYS_THAT_CHANGE_THE_REST = {"", "mode", "claim", "dir"}
+"""Without these keys a section means something else: no files that it names should be checked."""
 
 
-class _Slice(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class DeviceSettings(_Slice):
-    """Who this device is."""
+class DeviceSettings(Section):
+    """`[device]`: the identity of this device."""
 
     id: Annotated[str, StringConstraints(pattern=DEVICE_ID)] = Field(
-        description="Device id, MQTT client id and AWS thing name in one: letters, digits, - and _.",
+        description="Device id, MQTT client id and AWS thing name: letters, digits, - and _.",
     )
 
 
-class AuthSettings(_Slice):
-    """Who may ask for what, and how often."""
+def _required_has_keys(auth: AuthSettings) -> tuple[str, str] | None:
+    if auth.mode == "required" and auth.jwks_file is None:
+        return "jwks_file", 'missing: the file with the backend\'s public keys; only mode = "off" needs none'
+    return None
+
+
+class AuthSettings(Section):
+    """`[auth]`: tokens, and limits of commands."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_required_has_keys,)
 
     mode: Literal["required", "off"] = Field(
         default="required",
-        description="off: every client that may publish on the command topic may watch; only the broker's rules count.",
+        description="required: a command needs a token. off: every client that may publish on the command topic may "
+        "watch; only the broker's rules protect the camera.",
     )
-    jwks_file: Path | None = Field(default=None, description="The backend's public keys. Read again when it changes.")
+    jwks_file: Path | None = Field(
+        default=None, description="File with the backend's public keys (JWKS). It is read again when it changes."
+    )
     trust_clock: bool = Field(
         default=False,
-        description="True: the clock counts as set, where the system cannot tell (GPS, PTP, a virtual machine's host).",
+        description="Set to true if something sets the clock that the system does not know of: GPS, PTP, a virtual "
+        "machine's host.",
     )
     commands_per_s: float = Field(
-        default=50, gt=0, le=1000, description="Commands that one reply client may send; four times as many at once."
+        default=50,
+        gt=0,
+        le=1000,
+        description="Command rate of each viewer (a token's sub; with mode off, each reply client), and once more for "
+        "commands about its sessions. A burst may be four times as large.",
     )
     commands_in_all_per_s: float = Field(
-        default=100, gt=0, le=1000, description="Commands that all reply clients together may send."
+        default=100,
+        gt=0,
+        le=1000,
+        description="Command rate of all together. A quarter is reserved for those that were not heard for a minute.",
     )
 
-    @field_validator("jwks_file")
-    @classmethod
-    def _goes_with_required(cls, jwks_file: Path | None, info: ValidationInfo) -> Path | None:
-        if jwks_file is None and info.data.get("mode") == "required":
-            raise ValueError('a file with the public keys of the backend is needed, unless mode = "off"')
-        return jwks_file
 
-
-class StateSettings(_Slice):
-    """What has to survive a restart."""
+class StateSettings(Section):
+    """`[state]`."""
 
     dir: Path = Field(
         default=Path("/var/lib/edge-streamer"),
-        description="Directory for what survives a restart. The daemon must be able to write to it.",
+        description="Directory for data that survives a restart. The daemon must be able to write to it.",
     )
 
 
-class LogSettings(_Slice):
-    """What is logged."""
+class LogSettings(Section):
+    """`[log]`."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Messages below this level are not logged."
+        default="info", description="Lowest level that is logged."
     )
 
 
 class _Environment(EnvSettingsSource):
-    """A list or a section that is no JSON stays text: the model then tells it with its key, like any other fault."""
+    """Passes a value that is not JSON on as text, so that the model reports it like any other fault."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401
         try:
@@ -106,7 +120,7 @@ class Settings(BaseSettings):
 
     device: DeviceSettings
     mqtt: MqttSettings
-    # Validated even where the file says nothing of it: its default needs a file.
+    # Validated even where the file has no such section: the default lacks jwks_file.
     auth: AuthSettings = Field(default_factory=dict, validate_default=True)
     camera: CameraSettings = CameraSettings()
     sessions: SessionSettings = SessionSettings()
@@ -134,89 +148,119 @@ def load_settings(path: Path) -> Settings:
 
     Raises: ConfigInvalid: every fault at once, each with its key path; no fault repeats a value.
     """
-    try:
-        with path.open("rb") as file:
-            fields = tomllib.load(file)
-    except OSError as exc:
-        raise ConfigInvalid([f"{path}: {exc.strerror}"]) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise ConfigInvalid([f"{path}: not TOML: {exc}"]) from exc
-    # Looked at here: the framework takes keys that begin with _ for options of its own, and skips such variables.
-    known = Settings.model_fields
-    unknown = [f"{key}: unknown key" for key in fields if key not in known]
-    unknown += [f"{name}: unknown key" for name in os.environ if _is_unknown_variable(name)]
-    try:
-        settings = Settings(**{key: value for key, value in fields.items() if key in known})
-    except ValidationError as exc:
-        raise ConfigInvalid([*unknown, *map(_told, _faults(exc))]) from None
-    if unknown:
-        raise ConfigInvalid(unknown)
+    settings, _, faults = read_settings(path)
+    if faults or settings is None:
+        raise ConfigInvalid(faults)
     return settings
 
 
-def absent_files(settings: Settings) -> list[str]:
-    """The files that the daemon will look for and that cannot be seen here; it may be another machine than its own."""
-    mqtt, claim = settings.mqtt, settings.mqtt.claim
-    files = {"mqtt.ca_file": mqtt.ca_file, "mqtt.password_file": mqtt.password_file}
-    if claim is None:
-        files |= {"mqtt.cert_file": mqtt.cert_file, "mqtt.key_file": mqtt.key_file}
-    else:
-        files |= {"mqtt.claim.cert_file": claim.cert_file, "mqtt.claim.key_file": claim.key_file}
-    if settings.auth.mode == "required":
-        files["auth.jwks_file"] = settings.auth.jwks_file
-    if settings.camera.source == "file":
-        files["camera.path"] = settings.camera.path
-    faults = []
-    for key, path in files.items():
-        try:
-            if path is not None:
-                path.stat()
-        except OSError as exc:
-            faults.append(f"{key}: {path}: {exc.strerror}")
-    return faults
+def read_settings(path: Path) -> tuple[Settings | None, dict[str, BaseModel], list[str]]:
+    """Read the file and the environment. Returns the settings, the usable sections by name, and all faults.
+
+    The settings are None if a section is faulty; without its faulty keys it may still be usable.
+    Raises: ConfigInvalid: the file cannot be read, or is not TOML.
+    """
+    try:
+        fields = tomllib.loads(read_file(path).decode())
+    except OSError as exc:
+        raise ConfigInvalid([f"{path}: {exc.strerror}"]) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigInvalid([f"{path}: not TOML: the byte at position {exc.start} is not UTF-8"]) from exc
+    except RecursionError as exc:
+        raise ConfigInvalid([f"{path}: not TOML: nested too deeply"]) from exc
+    except ValueError as exc:  # TOMLDecodeError, or an integer with thousands of digits
+        raise ConfigInvalid([f"{path}: not TOML: {exc}"]) from exc
+    if nul := _keys_with_nul(fields):
+        raise ConfigInvalid([f"{key}: contains a NUL character" for key in nul])
+    # pydantic-settings takes keys that begin with _ for its own options, and ignores unknown variables.
+    known = Settings.model_fields
+    faults = [f"{shown(key)}: unknown key{suggestion(key, known)}" for key in fields if key not in known]
+    faults += [f"{name}: unknown key{_suggested_variable(name)}" for name in os.environ if _is_unknown_variable(name)]
+    try:
+        settings = Settings(**{key: value for key, value in fields.items() if key in known})
+    except ValidationError as exc:
+        errors = exc.errors()
+        return None, _valid_sections(fields, errors), [*faults, *plain_faults(errors, Settings, noun="table")]
+    return settings, {name: getattr(settings, name) for name in known}, faults
+
+
+def _keys_with_nul(fields: Mapping[str, Any], at: str = "") -> list[str]:
+    """The paths of the texts that no file name and no line can contain."""
+    found = [f"{at}{shown(key)}" for key, value in fields.items() if isinstance(value, str) and "\0" in value]
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            found += _keys_with_nul(value, f"{at}{shown(key)}.")
+    return found
+
+
+def _valid_sections(fields: Mapping[str, Any], errors: list[ErrorDetails]) -> dict[str, BaseModel]:
+    """The sections that are valid without their faulty keys, and that no environment variable changes."""
+    changed = {name[len(_ENV_PREFIX) :].partition("__")[0].lower() for name in os.environ if _is_variable(name)}
+    faulty: dict[int | str, set[int | str]] = {}
+    for error in errors:
+        section, key, *_ = *error["loc"], ""
+        faulty.setdefault(section, set()).add(key)
+    sections: dict[str, BaseModel] = {}
+    for name, field in Settings.model_fields.items():
+        keys = faulty.get(name, set())
+        if name in changed or keys & _KEYS_THAT_CHANGE_THE_REST:
+            continue
+        given = {key: value for key, value in fields.get(name, {}).items() if key not in keys}
+        with contextlib.suppress(ValidationError):
+            sections[name] = TypeAdapter[BaseModel](field.rebuild_annotation()).validate_python(given)
+    return sections
+
+
+def _is_variable(name: str) -> bool:
+    return name[: len(_ENV_PREFIX)].upper() == _ENV_PREFIX
 
 
 def _is_unknown_variable(name: str) -> bool:
-    prefix, section = name[: len(_ENV_PREFIX)], name[len(_ENV_PREFIX) :].partition("__")[0]
-    return prefix.upper() == _ENV_PREFIX and section.lower() not in Settings.model_fields
+    section = name[len(_ENV_PREFIX) :].partition("__")[0]
+    return _is_variable(name) and section.lower() not in Settings.model_fields
+
+
+def _suggested_variable(name: str) -> str:
+    return suggestion(name.upper(), [f"{_ENV_PREFIX}{section.upper()}" for section in Settings.model_fields])
 
 
 def tunable(settings: Settings) -> dict[str, Any]:
-    """What of the settings a backend may change, with its value, by sections."""
+    """The settings that a backend may change, with their values, by section."""
     return Desired.model_validate(settings.model_dump(mode="json"), extra="ignore").model_dump()
 
 
 def tuned(settings: Settings, desired: Mapping[str, Any]) -> Settings:
-    """The settings with what is desired in place of their own, checked as a whole.
+    """The settings with the desired values in place of their own, checked as a whole.
 
     Raises: ConfigInvalid: every fault at once, each with its key path; no fault repeats a value.
     """
-    faults: list[ErrorDetails] = []
+    faults: list[str] = []
     rest: dict[str, Any] = copy.deepcopy(dict(desired))
     try:
         Desired.model_validate(rest)
     except ValidationError as exc:
-        faults += _faults(exc)
-        for fault in faults:
-            _drop(rest, fault["loc"])
+        errors = exc.errors()
+        faults += plain_faults(errors, Desired)
+        for error in errors:
+            _drop(rest, error["loc"])
     try:
         changed = _Tuned(**over(settings.model_dump(), rest))
     except ValidationError as exc:
-        faults += _faults(exc)
+        faults += plain_faults(exc.errors(), Settings)
     if faults:
-        raise ConfigInvalid([_told(fault) for fault in faults])
+        raise ConfigInvalid(faults)
     for quality, before, after in (
         ("hd", settings.camera.hd, changed.camera.hd),
         ("sd", settings.camera.sd, changed.camera.sd),
     ):
         if level_for(*after.stream) > level_for(*before.stream):
-            said = "needs a higher H.264 level than the settings file's, which those who watch may not decode"
+            said = "needs a higher H.264 level than the settings file's, which viewers may not decode"
             raise ConfigInvalid([f"camera.{quality}.max_bps: {said}"])
     return changed
 
 
 class _Tuned(Settings):
-    """Settings out of settings: what the environment said is in them already."""
+    """Settings made from settings, which include the environment already."""
 
     @classmethod
     def settings_customise_sources(
@@ -231,17 +275,10 @@ class _Tuned(Settings):
 
 
 def _drop(fields: dict[str, Any], location: tuple[int | str, ...]) -> None:
+    if not location:  # the document as a whole
+        fields.clear()
+        return
     *sections, key = location
     for section in sections:
         fields = fields[str(section)]
     fields.pop(str(key), None)
-
-
-def _faults(exc: ValidationError) -> list[ErrorDetails]:
-    return exc.errors(include_url=False, include_input=False, include_context=False)
-
-
-def _told(fault: ErrorDetails) -> str:
-    said = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
-    # A key from afar may hold what cannot be shown, or sent.
-    return f"{'.'.join(ascii(key)[1:-1] if isinstance(key, str) else str(key) for key in fault['loc'])}: {said}"

@@ -1,11 +1,11 @@
-"""What each board has to hold, in one table.
+"""The bounds for each board, in one table.
 
-Only "other" was ever run, on a shared x86 machine with two cores and libcamera's virtual camera: those bounds are far
-above what it showed, so that they tell a fault and not a busy machine. The rows of the Raspberry Pis are estimates:
-nobody has run this on one yet. Who does, puts what was measured, and a margin, in their place.
+Only "other" has been run, on a shared x86 machine with two cores and libcamera's virtual camera. Its bounds are far
+above the measured values, so that a busy machine does not fail. The rows of the Raspberry Pis are estimates, because
+nobody has run these tests on one yet. After a run, replace the estimates with the measured values and a margin.
 
-The estimates come from what is known of the boards: one core runs Python roughly 2 (Pi 4), 6 (Pi 3) and 8 times
-(Zero 2 W) slower than a Pi 5's; V4L2 hardware encodes on all but the Pi 5, which has libx264 alone.
+The estimates use known properties of the boards. One core runs Python about 2 (Pi 4), 6 (Pi 3) and 8 times (Zero 2 W)
+slower than a core of a Pi 5. All boards encode with V4L2 hardware except the Pi 5, which has only libx264.
 """
 
 from __future__ import annotations
@@ -16,50 +16,52 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """All at 1280x720, 30 fps and at most 2 Mbit/s. The defaults are of every Raspberry Pi: speed is what differs."""
+    """All values at 1280x720, 30 fps and at most 2 Mbit/s. Defaults hold for every Raspberry Pi; speeds differ."""
 
     board: str
     models: str
-    """A pattern for what /proc/device-tree/model says."""
+    """A regular expression for the content of /proc/device-tree/model."""
     estimate: bool = True
     encoders: tuple[str, ...]
 
     frame_rate: float = 0.98
-    """Least share of the frames asked for: sensors round a frame's duration to whole lines, by up to a percent."""
+    """Minimum share of the configured rate. Sensors round a frame's duration to whole lines, by up to one percent."""
     missed_percent: float = 0.5
-    """Most pictures that are not there: nine in a minute, for an SD card's hiccups."""
+    """Maximum share of missing pictures: nine in a minute, to allow for delays of an SD card."""
     dropped_units: int = 0
-    """What the camera process threw away, since the daemon did not read: nothing here keeps it from reading."""
+    """Access units that the camera process dropped because the daemon did not read them. Here, it always reads."""
     snapshot_frame_rate: float = 0.9
-    """While snapshots are taken, which occupy a core for as long as they take to encode."""
+    """The same share while snapshots are taken. Encoding a snapshot occupies one core."""
     latency_p50_ms: float
-    """From the first line that is read out: up to 33 ms of readout, 10 to 15 in the ISP, 10 to 20 in either encoder;
-    the rest for Python."""
+    """Measured from the readout of the first line. Readout takes up to 33 ms, the ISP 10 to 15 ms, either encoder 10
+    to 20 ms; the rest is Python."""
     latency_p95_ms: float
-    """One more frame interval."""
+    """The median plus one frame interval."""
     keyframe_intervals: float = 2
-    """Worst of ten: the picture that is under way, and the next one."""
+    """Maximum of ten requests: the picture in progress and the next one."""
     bitrate_share: float = 0.5
-    """Of the bitrate before; a third is ordered."""
+    """Maximum share of the earlier bitrate, after a third of it was requested."""
     snapshot_ms: float
-    """28 ms on x86, half of which is waiting for the next frame; the rest is one core's work."""
+    """28 ms on x86: half is waiting for the next frame, the rest is work on one core."""
     recovery_s: float
-    """0.4 s on x86; on a small board importing picamera2 alone takes seconds, see `SPAWN_TIMEOUT_S`."""
+    """0.4 s on x86. On a small board, importing picamera2 alone takes seconds; see `SPAWN_TIMEOUT_S`."""
     cold_ms: float
-    """The first picture of a camera that was closed. A Pi 5's is what the project aims at, see bench/first_frame.py."""
+    """Time to the first picture with the camera closed. The value of the Pi 5 is the project's goal; see
+    bench/first_frame.py."""
     warm_ms: float
-    """Of a camera that is open; aimed at alike. The viewer's own handshake is this board's work too."""
+    """The same with the camera open. The viewer also runs on this board, so its handshake is included."""
     cpu_idle_percent: float
-    """Daemon and camera process in percent of one core, nobody watching, the camera closed: a wake-up a second."""
+    """Daemon and camera process in percent of one core, without viewers and with the camera closed: one wake-up per
+    second."""
     cpu_one_percent: float
     cpu_five_percent: float
-    """A further viewer: 0.5 % on x86 at 1 Mbit/s, so 1 % at 2; on a small board ten times that."""
+    """Each further viewer: 0.5 % on x86 at 1 Mbit/s, so 1 % at 2 Mbit/s; ten times that on a small board."""
     temperature_c: float = 80
-    """Where the firmware begins to slow the processor down (Raspberry Pi documentation, "Frequency management")."""
+    """The firmware throttles the processor above this (Raspberry Pi documentation, "Frequency management")."""
     growth_mb: float = 10
-    """Of RSS over a soak, after its warm-up: allocators keep some."""
+    """Maximum growth of RSS over a soak, after the warm-up: allocators keep some memory."""
     growth_count: int = 2
-    """Of descriptors and of threads: one of each may be on its way out when they are counted."""
+    """Maximum growth of descriptors and of threads: one of each may be closing when they are counted."""
 
 
 BOARDS = (
@@ -117,7 +119,7 @@ BOARDS = (
         cold_ms=1000,
         warm_ms=300,
         cpu_idle_percent=3,
-        cpu_one_percent=80,  # libx264 is most of it: 15 % on x86
+        cpu_one_percent=80,  # mostly libx264: 15 % on x86
         cpu_five_percent=110,
     ),
 )
@@ -149,5 +151,5 @@ OTHER = Bounds(
 
 
 def bounds_of(model: str) -> Bounds:
-    """Those of a board; generous ones where it is none of them."""
+    """The bounds of a board; those of `OTHER` if the model is unknown."""
     return next((bounds for bounds in BOARDS if re.match(bounds.models, model)), OTHER)

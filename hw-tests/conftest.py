@@ -1,4 +1,4 @@
-"""What `./dev hw-test` takes, and what every test here is handed."""
+"""The options of `./dev hw-test` and the fixtures of its tests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 _BOUNDS = pytest.StashKey[Bounds]()
 _REPORT = pytest.StashKey[Report]()
-_SECONDS_AN_HOUR = 3600
-_ROOM_S = 300
-"""For starting processes and waiting for them, beside what is measured."""
+_HOUR_S = 3600
+_OVERHEAD_S = 300
+"""Time to start processes and wait for them, in addition to the measurement."""
 _SENSOR = """
 import json, picamera2
 print(json.dumps([camera["Model"] for camera in picamera2.Picamera2.global_camera_info()]))
@@ -32,26 +32,26 @@ print(json.dumps([camera["Model"] for camera in picamera2.Picamera2.global_camer
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hw-test")
-    group.addoption("--source", default="auto", choices=("auto", "picamera2", "synthetic"), help="of pictures")
-    group.addoption("--minute", type=float, default=60.0, metavar="S", help="how long a minute is, to try the tests")
-    group.addoption("--soak-h", type=float, default=0.0, metavar="H", help="hours of starting, joining and stopping")
-    group.addoption("--json", type=Path, default=HERE / "hw-report.json", metavar="FILE", help="the report")
+    group.addoption("--source", default="auto", choices=("auto", "picamera2", "synthetic"), help="video source")
+    group.addoption("--minute", type=float, default=60.0, metavar="S", help="length of a minute, to try the tests")
+    group.addoption("--soak-h", type=float, default=0.0, metavar="H", help="hours of the soak test")
+    group.addoption("--json", type=Path, default=HERE / "hw-report.json", metavar="FILE", help="path of the report")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # amqtt leaves the connections of clients that went to the garbage collector.
+    # amqtt does not close the connections of disconnected clients.
     config.addinivalue_line("filterwarnings", "ignore:unclosed <StreamWriter:ResourceWarning")
-    drawn = config.getoption("source") == "synthetic"
+    synthetic = config.getoption("source") == "synthetic"
     model = board_model()
-    # The drawn picture is no board's camera, and libx264 encodes it on all of them.
-    bounds = config.stash[_BOUNDS] = OTHER if drawn else bounds_of(model)
+    # The synthetic source uses no camera, and libx264 encodes it on every board.
+    bounds = config.stash[_BOUNDS] = OTHER if synthetic else bounds_of(model)
     config.stash[_REPORT] = Report(
         board=bounds.board,
         model=model,
-        bounds="estimates: nobody has run them on this board yet" if bounds.estimate else "generous",
+        bounds="estimates, not yet measured on this board" if bounds.estimate else "generous",
         version=__version__,
         source=config.getoption("source"),
-        sensor=None if drawn else _sensor(),
+        sensor=None if synthetic else _sensor(),
         encoder=None,
     )
 
@@ -61,9 +61,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    soak_s = config.getoption("soak_h") * _SECONDS_AN_HOUR
+    soak_s = config.getoption("soak_h") * _HOUR_S
     for item in items:
-        item.add_marker(pytest.mark.timeout(2 * config.getoption("minute") + soak_s + _ROOM_S))
+        item.add_marker(pytest.mark.timeout(2 * config.getoption("minute") + soak_s + _OVERHEAD_S))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
     terminalreporter.write_line("\n".join(report.lines()))
     failures = [one.nodeid for outcome in ("failed", "error") for one in terminalreporter.stats.get(outcome, [])]
     report.write(file, passed=exitstatus == pytest.ExitCode.OK, failures=failures)
-    terminalreporter.write_line(f"\nwritten to {file}")
+    terminalreporter.write_line(f"\nreport written to {file}")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def minute_s(request: pytest.FixtureRequest) -> float:
 
 @pytest.fixture
 def soak_s(request: pytest.FixtureRequest) -> float:
-    return float(request.config.getoption("soak_h")) * _SECONDS_AN_HOUR
+    return float(request.config.getoption("soak_h")) * _HOUR_S
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 
 def _sensor() -> str | None:
-    """Asked in a process of its own: who asks keeps the camera manager open. None: picamera2 names no camera."""
-    told = subprocess.run([sys.executable, "-c", _SENSOR], check=False, capture_output=True, text=True, timeout=60)
-    models = json.loads(told.stdout.splitlines()[-1]) if told.returncode == 0 else []
+    """The camera models, or None. Runs in another process, because picamera2 keeps the camera manager open."""
+    result = subprocess.run([sys.executable, "-c", _SENSOR], check=False, capture_output=True, text=True, timeout=60)
+    models = json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else []
     return ", ".join(models) or None

@@ -1,4 +1,4 @@
-"""What was measured, held against its bounds: a row each, for the table and for the JSON."""
+"""Measured figures and their bounds: one row each, in the table and in the JSON report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number with its bounds, if any. `value` None: this machine cannot tell it."""
+    """One number with its bounds, if any. `value` None: this machine cannot measure it."""
 
     name: str
     value: float | None
@@ -28,7 +28,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """What cannot be told breaks no bound."""
+        """Whether the value is within its bounds. A missing value is."""
         if self.value is None:
             return True
         return (self.at_most is None or self.value <= self.at_most) and (
@@ -37,10 +37,10 @@ class Figure:
 
     @property
     def bound(self) -> str:
-        told = [
+        limits = [
             f"{sign} {limit:g}" for sign, limit in (("<=", self.at_most), (">=", self.at_least)) if limit is not None
         ]
-        return " ".join(told) or _NOT_BOUNDED
+        return " ".join(limits) or _NOT_BOUNDED
 
     def __str__(self) -> str:
         value = "null" if self.value is None else _short(self.value)
@@ -49,24 +49,24 @@ class Figure:
 
 
 class Report:
-    """All figures of a run, and what they were measured on."""
+    """All figures of a run, and the system that they were measured on."""
 
     def __init__(self, **about: str | bool | None) -> None:
         self.about: dict[str, str | bool | None] = about
         self.figures: list[Figure] = []
 
-    def hold(self, *figures: Figure) -> None:
-        """Keep all of them, then fail where one is out of its bounds."""
+    def check(self, *figures: Figure) -> None:
+        """Add the figures, then fail if one is out of its bounds."""
         self.figures += figures
-        broken = [str(figure) for figure in figures if not figure.holds]
-        assert not broken, "out of bounds:\n" + "\n".join(broken)
+        failed = [str(figure) for figure in figures if not figure.holds]
+        assert not failed, "out of bounds:\n" + "\n".join(failed)
 
     def lines(self) -> list[str]:
         about = [f"{name}: {'unknown' if value is None else value}" for name, value in self.about.items()]
         return [*about, "", *map(str, self.figures)]
 
     def write(self, file: Path, *, passed: bool, failures: Sequence[str]) -> None:
-        """As JSON. `failures`: the tests that failed, those that got no figure included."""
+        """Write the report as JSON. `failures`: all failed tests, including those without a figure."""
         rows = {
             figure.name: {
                 "value": None if figure.value is None else round(figure.value, 3),
@@ -77,14 +77,14 @@ class Report:
             }
             for figure in self.figures
         }
-        told = {
+        fields = {
             "passed": passed,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "about": self.about,
             "figures": rows,
             "failures": list(failures),
         }
-        file.write_text(json.dumps(told, indent=2) + "\n")
+        file.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def _short(value: float) -> str:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# over_ssh.sh HOST [options]: copy this checkout to a Raspberry Pi, run `./dev hw-test` there, bring its report here.
+# over_ssh.sh HOST [options]: copy this checkout to a Raspberry Pi, run `./dev hw-test` there, and fetch the report.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || { echo "hw-test: --ssh needs a host, as in --ssh pi@camera.local" >&2; exit 2; }
@@ -22,19 +22,19 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# What was there goes, but for its environment, which takes minutes to make.
+# Delete the previous copy except its environment, which takes minutes to create.
 tar -c --exclude='./.git' --exclude='./.venv*' --exclude='__pycache__' --exclude='./.*_cache' --exclude='./.hypothesis' \
   --exclude='./bench/results' --exclude='./hw-tests/hw-report*.json' . |
   ssh "$host" "mkdir -p $there && cd $there && find . -mindepth 1 -maxdepth 1 ! -name '.venv*' -exec rm -rf {} + && tar -x"
 
 status=0
-# -t: or else what runs there would outlive a Ctrl-C here.
+# -t: a Ctrl-C here also stops the remote command.
 ssh -t "$host" "cd $there && ./dev hw-test$options" || status=$?
 if ssh "$host" "cat $there/hw-tests/hw-report.json" >"$report.part"; then
   mv "$report.part" "$report"
-  echo "hw-test: the report of $host is in $report" >&2
+  echo "hw-test: report of $host written to $report" >&2
 else
   rm -f "$report.part"
-  echo "hw-test: $host made no report" >&2
+  echo "hw-test: $host has no report" >&2
 fi
 exit "$status"

@@ -1,13 +1,13 @@
-"""./dev bundle: one archive with all that a device installs, for the Python of either OS, so that it needs no registry.
+"""./dev bundle: make one archive with everything that a device installs, for the Python of both systems.
 
     edge-streamer-0.1.0-3fa9c1d2-arm64.tar
       edge-streamer-0.1.0-3fa9c1d2-arm64/
-        install.sh, edge-release    what is run on the device
+        install.sh, edge-release    the programs for the device
         release.json, SHA256SUMS, SHA256SUMS.sig
         requirements-3.11.txt, requirements-3.13.txt, wheels/, pip-*.whl
         systemd/, host/, docs/, edge-streamer.toml
 
-The release is named by the version and the hash of the content: the same content has the same name.
+The device needs no package registry. The release's name is the version and the hash of the content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.13")  # Bookworm's and Trixie's
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
-GLIBC = range(36, 16, -1)  # Bookworm's is 2.36; wheels for an older one fit, too
+GLIBC = range(36, 16, -1)  # Bookworm has 2.36, and can use wheels for older ones
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def collect(content: Path, architecture: str) -> str:
-    """Put in all files but release.json and the checksums; the project's version."""
+    """Collect all files except release.json and the checksums; return the project's version."""
     say("building the project's wheel")
     wheels = content / "wheels"
     wheels.mkdir()
@@ -91,7 +91,7 @@ def collect(content: Path, architecture: str) -> str:
 
 
 def locked_for(python: str, machine: str) -> str:
-    """The lock's packages that this Python takes on this machine, without markers: pip would judge those by its own."""
+    """The lock's packages for this Python and machine. Without markers: pip would evaluate those for its own Python."""
     environment = {
         "implementation_name": "cpython",
         "platform_machine": machine,
@@ -124,7 +124,7 @@ def download(requirements: Path, wheels: Path, python: str, machine: str) -> Non
 
 
 def release_tool() -> bytes:
-    """edge_release as one executable file, the same bytes each time."""
+    """edge_release as one executable file, always with the same bytes."""
     packed = io.BytesIO(b"#!/usr/bin/python3\n")
     packed.seek(0, io.SEEK_END)
     with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -136,15 +136,18 @@ def release_tool() -> bytes:
 
 
 def describe(content: Path, version: str, architecture: str) -> str:
-    """Write release.json and the checksums; the archive's name."""
+    """Write release.json and the checksums; return the archive's name."""
     release = f"{version}-{hashlib.sha256(checksums(content).encode()).hexdigest()[:8]}"
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False, capture_output=True, text=True)
+    commit = None
+    if shutil.which("git"):
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False, capture_output=True, text=True)
+        commit = git.stdout.strip() or None
     description = {
         "release": release,
         "version": version,
         "architecture": architecture,
         "pythons": PYTHONS,
-        "commit": git.stdout.strip() or None,
+        "commit": commit,
     }
     (content / "release.json").write_text(json.dumps(description, indent=2) + "\n")
     (content / "SHA256SUMS").write_text(checksums(content))

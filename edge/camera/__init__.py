@@ -1,1 +1,1 @@
-"""The camera, in a process of its own: the source port, the sources, and the daemon's hold on the process."""
+"""The camera and its process: the sources, the protocol, and how the daemon starts, watches and replaces it."""

@@ -1,7 +1,7 @@
-"""A time that a machine reads off a picture: 40 blocks in the top rows, black or white.
+"""A machine-readable time in a picture: 40 black or white blocks in the top rows.
 
-32 bits of milliseconds since the epoch (modulo 2**32) and eight bits of checksum, most significant first. What is
-left of the width after 40 equal blocks stays as it is. Wide blocks survive coding, scaling and a camera's lens.
+32 bits of milliseconds since the epoch (modulo 2**32), then eight bits of checksum, most significant bit first. All
+blocks have the same width; a remainder on the right stays untouched. Wide blocks survive coding, scaling and a lens.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _BLACK, _WHITE = 16, 235
 
 
 def draw(luma: Luma, epoch_ms: int) -> None:
-    """Draw the code over the top rows of a luma plane (rows, columns), at least 40 columns wide."""
+    """Draw the code over the top rows of a luma plane of shape (rows, columns), at least 40 columns wide."""
     row = np.array([_WHITE if bit == "1" else _BLACK for bit in f"{_word(epoch_ms):0{BLOCKS}b}"], dtype=np.uint8)
     block = luma.shape[1] // BLOCKS
     luma[:ROWS, : block * BLOCKS] = row.repeat(block)
 
 
 def read(luma: Luma) -> int | None:
-    """The milliseconds modulo 2**32; None where there is no code, or where the checksum says that it is damaged."""
+    """The milliseconds modulo 2**32. None: there is no code, or its checksum is wrong."""
     block = luma.shape[1] // BLOCKS
     margin = block // 4
     inner = luma[ROWS // 4 : ROWS - ROWS // 4, : block * BLOCKS].reshape(-1, BLOCKS, block)

@@ -1,4 +1,4 @@
-"""A source that plays a recording of real H.264, for ever, as if it were captured now."""
+"""A source that plays an H.264 recording in a loop, as if it were captured now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from edge.camera.jpeg import encode_jpeg
-from edge.camera.port import Opening
+from edge.camera.port import CameraMissing, Opening
 from edge.core.access_unit import AccessUnit, StreamFormat
 from edge.core.annexb import (
     NAL_AUD,
@@ -30,29 +30,30 @@ from edge.core.annexb import (
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+    from edge.camera.port import OnFailed, Sink
     from edge.core.access_unit import Quality
-    from edge.core.camera_controls import Values
+    from edge.core.camera_controls import ControlValues
 
 log = logging.getLogger(__name__)
 
-_SETS = {NAL_SPS, NAL_PPS}
-_PROBED_UNITS = 300
-"""How far into the recording it is checked before the first picture is shown; the rest is checked as it plays."""
+_PARAMETER_SETS = {NAL_SPS, NAL_PPS}
+_CHECKED_UNITS = 300
+"""How many access units are checked before the recording starts. The rest is checked as it plays."""
 _LATE_NS = 500_000_000
-"""Behind by more than this (the process was stopped), the clock of the recording is moved instead of rushing."""
+"""If playing is later than this (the process was suspended), the timestamps move instead of catching up."""
 
 
 class FileSource:
-    """Loops a file at its own pace, on its own thread; timestamps run on over the seam.
+    """Loops a file at its own frame rate, on its own thread. Timestamps increase across the loop.
 
-    `fps` is for a recording without timestamps (raw .h264). It has no encoder: `request_keyframe` and
-    `set_bitrate` do nothing, a viewer waits for the recording's next keyframe, and a snapshot is its first picture.
+    `fps` applies to a recording without timestamps (raw .h264). There is no encoder: `request_keyframe` and
+    `set_bitrate` do nothing, a viewer waits for the next recorded keyframe, and a snapshot is the first picture.
     """
 
     name = "file"
@@ -60,25 +61,28 @@ class FileSource:
     def __init__(self, path: Path, fps: int) -> None:
         self._path = path
         self._fps = fps
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, values: Values, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> Opening:  # noqa: ARG002  a recording has no controls
-        opening = Opening(self._checked())
-        self._ending.clear()
+    def probe(self) -> None:
+        self._check()
+
+    def start(self, values: ControlValues, sink: Sink, failed: OnFailed) -> Opening:  # noqa: ARG002  it has no controls
+        opening = Opening(self._check())
+        self._stopping.clear()
         self._thread = threading.Thread(target=self._run, args=(sink, failed), name="file")
         self._thread.start()
         return opening
 
     def stop(self) -> None:
         if self._thread is not None:
-            self._ending.set()
+            self._stopping.set()
             self._thread.join()
             self._thread = None
 
-    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:  # noqa: ARG002
+    def encode_sd(self, *, on: bool, failed: OnFailed = lambda _: None) -> None:  # noqa: ARG002
         if on:
-            raise CameraUnavailable("a recording has one quality")
+            raise CameraUnavailable("a recording has only one quality")
 
     def request_keyframe(self, quality: Quality) -> None:
         """Do nothing."""
@@ -86,8 +90,8 @@ class FileSource:
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
         """Do nothing."""
 
-    def set_controls(self, values: Values) -> None:
-        """Do nothing: none is offered."""
+    def set_controls(self, values: ControlValues) -> None:
+        """Do nothing: a recording offers no controls."""
 
     def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
         with contextlib.suppress(av.FFmpegError, OSError), av.open(str(self._path)) as container:
@@ -95,44 +99,44 @@ class FileSource:
                 return encode_jpeg(frame, width, jpeg_quality)
         raise CameraUnavailable(f"{self._path}: no picture can be decoded")
 
-    def _checked(self) -> StreamFormat:
+    def _check(self) -> StreamFormat:
         recording = _Recording(self._path, self._fps)
         with contextlib.closing(recording.units()) as units:
             _, first, _ = next(units)
-            for _ in itertools.islice(units, _PROBED_UNITS):
+            for _ in itertools.islice(units, _CHECKED_UNITS):
                 pass
         sps = next(nal for nal in split_annexb(first) if nal_type(nal) == NAL_SPS)
         return StreamFormat(recording.width, recording.height, recording.fps, profile_level_id(sps), "file")
 
-    def _run(self, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> None:
-        begun_ns = time.monotonic_ns()
+    def _run(self, sink: Sink, failed: OnFailed) -> None:
+        started_ns = time.monotonic_ns()
         try:
             while True:
                 recording = _Recording(self._path, self._fps)
-                for at_ns, payload, keyframe in recording.units():
-                    late_ns = time.monotonic_ns() - (begun_ns + at_ns)
+                for time_ns, payload, keyframe in recording.units():
+                    late_ns = time.monotonic_ns() - (started_ns + time_ns)
                     if late_ns > _LATE_NS:
-                        begun_ns += late_ns
-                    elif self._ending.wait(max(0, -late_ns) / 1e9):
+                        started_ns += late_ns
+                    elif self._stopping.wait(max(0, -late_ns) / 1e9):
                         return
-                    sink(AccessUnit(payload, begun_ns + at_ns, keyframe))
-                begun_ns += recording.played_ns
+                    sink(AccessUnit(payload, started_ns + time_ns, keyframe))
+                started_ns += recording.played_ns
         except CameraUnavailable as exc:
-            failed(exc.message)
+            failed(exc.detail)
         except Exception as exc:
-            log.exception("a bug in the recording's player")
+            log.exception("recording player failed")
             failed(f"{type(exc).__name__}: {exc}")
 
 
 class _Recording:
-    """One pass through the file. `played_ns` is how long what was read so far lasts."""
+    """One pass through the file. `played_ns`: the duration of what was read so far."""
 
     def __init__(self, path: Path, fps: int) -> None:
         if not path.is_file():
-            raise CameraUnavailable(f"{path}: there is no such file")
+            raise CameraMissing(f"{path}: no such file")
         self._path = path
         self.played_ns = 0
-        self._sets: list[bytes] = []
+        self._parameter_sets: list[bytes] = []
         try:
             self._container = av.open(str(path))
         except (av.FFmpegError, OSError) as exc:
@@ -142,15 +146,15 @@ class _Recording:
             self._container.close()
             raise CameraUnavailable(f"{path}: has no H.264 video")
         self._stream: VideoStream = stream
-        # Raw H.264: the demuxer makes up 25 pictures a second.
+        # The demuxer assumes 25 fps for raw H.264.
         self._raw = self._container.format.name == "h264"
         self.width, self.height = stream.codec_context.width, stream.codec_context.height
         self.fps = float(fps if self._raw else stream.average_rate or fps)
 
     def units(self) -> Generator[tuple[int, bytes, bool], None, None]:
-        """Access units from the first keyframe on: nanoseconds from there, payload, keyframe or not.
+        """Access units from the first keyframe on: time since that keyframe in nanoseconds, payload, keyframe or not.
 
-        Raises: CameraUnavailable: cannot be shown, with the cause in words.
+        Raises: CameraUnavailable: the recording cannot be shown.
         """
         try:
             with self._container:
@@ -163,23 +167,23 @@ class _Recording:
     def _timed(self) -> Iterator[tuple[int, bytes, bool]]:
         frame_ns = round(1e9 / self.fps)
         first_ns: int | None = None
-        at_ns = -1
+        time_ns = -1
         for number, packet in enumerate(self._packets()):
             nals, keyframe = self._complete(split_annexb(bytes(packet)))
             pts = None if self._raw else packet.pts
-            when_ns = number * frame_ns if pts is None else int(pts * packet.time_base * 1_000_000_000)
+            pts_ns = number * frame_ns if pts is None else int(pts * packet.time_base * 1_000_000_000)
             if first_ns is None:
                 if not keyframe:
                     continue
-                first_ns = when_ns
-            if when_ns - first_ns <= at_ns or (pts is None and any(map(is_b_slice, nals))):
+                first_ns = pts_ns
+            if pts_ns - first_ns <= time_ns or (pts is None and any(map(is_b_slice, nals))):
                 raise CameraUnavailable(f"{self._path}: has B-frames, which browsers cannot show")
-            at_ns = when_ns - first_ns
-            self.played_ns = at_ns + frame_ns
-            yield at_ns, join_annexb(nals), keyframe
+            time_ns = pts_ns - first_ns
+            self.played_ns = time_ns + frame_ns
+            yield time_ns, join_annexb(nals), keyframe
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Annex-B, whatever the file has."""
+        """Packets in Annex-B format, also from a file in AVC format."""
         extradata = self._stream.codec_context.extradata
         if extradata is None or extradata[:1] != b"\x01":
             yield from (packet for packet in self._container.demux(self._stream) if packet.size)
@@ -190,17 +194,17 @@ class _Recording:
                 yield from annexb.filter(packet)
 
     def _complete(self, nals: list[bytes]) -> tuple[list[bytes], bool]:
-        """The NAL units, with SPS and PPS in front of an IDR picture; and whether it is a keyframe."""
+        """The NAL units, with SPS and PPS before an IDR picture; and whether this is a keyframe."""
         kinds = {nal_type(nal) for nal in nals}
-        sets = [nal for nal in nals if nal_type(nal) in _SETS]
+        sets = [nal for nal in nals if nal_type(nal) in _PARAMETER_SETS]
         if NAL_SPS in kinds:
-            self._sets = sets
+            self._parameter_sets = sets
         else:
-            self._sets += [nal for nal in sets if nal not in self._sets]
+            self._parameter_sets += [nal for nal in sets if nal not in self._parameter_sets]
         if NAL_IDR not in kinds:
             return nals, False
-        if not kinds >= _SETS:
-            # An access unit delimiter comes first where there is one.
+        if not kinds >= _PARAMETER_SETS:
+            # An access unit delimiter, if there is one, stays first.
             at = nal_type(nals[0]) == NAL_AUD
-            nals = [*nals[:at], *self._sets, *(nal for nal in nals[at:] if nal not in sets)]
-        return nals, {nal_type(nal) for nal in self._sets} == _SETS
+            nals = [*nals[:at], *self._parameter_sets, *(nal for nal in nals[at:] if nal not in sets)]
+        return nals, {nal_type(nal) for nal in self._parameter_sets} == _PARAMETER_SETS

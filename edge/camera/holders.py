@@ -1,4 +1,4 @@
-"""Who holds a camera that is busy."""
+"""Which processes hold a busy camera."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def camera_devices() -> list[Path]:
-    """The media devices; libcamera locks those of a camera that it acquires."""
+    """The media devices. libcamera locks those of a camera that it acquires."""
     return sorted(Path("/dev").glob("media*"))
 
 
 def holders_of(devices: Iterable[Path]) -> list[str]:
-    """The other processes that hold a lock on one of these files, as `name (process id)`.
+    """Other processes that hold a lock on one of these files, as `name (process id)`.
 
     Source: proc_locks(5); libcamera's MediaDevice::lock, which is lockf(3).
     """
@@ -24,11 +24,11 @@ def holders_of(devices: Iterable[Path]) -> list[str]:
     found = set()
     try:
         locks = Path("/proc/locks").read_text().splitlines()
-    except OSError:  # hidden from services, by some
+    except OSError:  # hidden from services on some systems
         return []
     for line in locks:
         fields = line.split()
-        # A blocked waiter has an arrow in the second place.
+        # The line of a waiting process has an arrow as its second field.
         if len(fields) < 8 or not fields[4].isdigit():
             continue
         pid, inode = int(fields[4]), int(fields[5].rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""A raw picture as a JPEG."""
+"""Encode a raw picture as a JPEG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def encode_jpeg(frame: VideoFrame, width: int | None, quality: int) -> bytes:
-    """`width` pixels wide (None: as it is), as high as its proportions say; `quality` 1 to 95, as of libjpeg."""
+    """Encode a frame. `width`: scale down to this many pixels (None: keep). `quality`: 1 to 95, of libjpeg."""
     if width is not None and width < frame.width:
         height = max(2, round(frame.height * width / frame.width / 2) * 2)
         frame = frame.reformat(width=width, height=height)

@@ -1,4 +1,4 @@
-"""The contract's controls in libcamera's terms: rules over names and numbers, nothing imported.
+"""Translate the contract's controls to libcamera's: rules over names and numbers, without libcamera.
 
 Source: libcamera's control_ids_core.yaml; picamera2's manual, appendix C.
 """
@@ -12,10 +12,10 @@ from edge.core.camera_controls import Offered
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edge.core.camera_controls import Values
+    from edge.core.camera_controls import ControlValues
 
 Advertised: TypeAlias = "Mapping[str, tuple[Any, Any, Any]]"
-"""picamera2's `camera_controls`: libcamera's name to lowest, highest and default (or None)."""
+"""picamera2's `camera_controls`: libcamera's name of a control to its lowest, highest and default value (or None)."""
 Rectangle: TypeAlias = "tuple[int, int, int, int]"
 """x, y, width, height in pixels of the sensor."""
 
@@ -28,7 +28,7 @@ _NUMBERS = {
     "sharpness": "Sharpness",
     "lens_position": "LensPosition",
 }
-_WORDS = {
+_CHOICES = {
     "exposure_mode": ("AeExposureMode", ("normal", "short", "long")),
     "white_balance": (
         "AwbMode",
@@ -36,25 +36,25 @@ _WORDS = {
     ),
     "autofocus": ("AfMode", ("manual", "auto", "continuous")),
 }
-_BY_ITSELF = {"gain", "lens_position"}
-"""Where nothing is set, the camera decides for itself."""
+_AUTOMATIC = {"gain", "lens_position"}
+"""If these are not set, the camera controls them."""
 _SMALLEST_ZOOM = 0.05
 FLIPS = ("flip_horizontal", "flip_vertical")
 
 
 def offered(advertised: Advertised, fps: int) -> dict[str, Offered]:
-    """What this camera takes, as it says itself. `fps`: the settings' frame rate, the most the encoder was made for."""
+    """The controls that this camera accepts. `fps`: of the settings; the encoder cannot go higher."""
     offers: dict[str, Offered] = {}
     for name, theirs in _NUMBERS.items():
         if theirs in advertised:
             lowest, highest, default = advertised[theirs]
-            offers[name] = Offered(float(lowest), float(highest), default=None if name in _BY_ITSELF else default)
-    for name, (theirs, words) in _WORDS.items():
+            offers[name] = Offered(float(lowest), float(highest), default=None if name in _AUTOMATIC else default)
+    for name, (theirs, choices) in _CHOICES.items():
         if theirs in advertised:
             lowest, highest, default = advertised[theirs]
-            choices = tuple(word for number, word in enumerate(words) if lowest <= number <= highest)
-            known = isinstance(default, int) and default < len(words)
-            offers[name] = Offered(choices=choices, default=words[default] if known else None)
+            within = tuple(choice for number, choice in enumerate(choices) if lowest <= number <= highest)
+            known = isinstance(default, int) and default < len(choices)
+            offers[name] = Offered(choices=within, default=choices[default] if known else None)
     if "ScalerCrop" in advertised:
         offers["zoom"] = Offered(_SMALLEST_ZOOM, 1.0, region=True)
     offers |= {name: Offered(default=False) for name in FLIPS}
@@ -64,21 +64,21 @@ def offered(advertised: Advertised, fps: int) -> dict[str, Offered]:
     return offers
 
 
-def to_libcamera(values: Values, advertised: Advertised, fps: int) -> dict[str, Any]:
-    """These values as libcamera's controls; None becomes the camera's default. Flips are no controls there."""
+def to_libcamera(values: ControlValues, advertised: Advertised, fps: int) -> dict[str, Any]:
+    """These values as libcamera's controls. None becomes the camera's default. Flips are not controls in libcamera."""
     controls: dict[str, Any] = {}
     for name, value in values.items():
         if name in _NUMBERS:
             theirs = _NUMBERS[name]
             default = advertised[theirs][2]
-            # libcamera's word for "by itself" is a gain of 0.
-            by_itself = 0.0 if name == "gain" else default
-            controls[theirs] = by_itself if value is None else float(value)
-        elif name in _WORDS:
-            theirs, words = _WORDS[name]
-            controls[theirs] = advertised[theirs][2] if value is None else words.index(value)
+            # In libcamera, a gain of 0 means automatic gain.
+            automatic = 0.0 if name == "gain" else default
+            controls[theirs] = automatic if value is None else float(value)
+        elif name in _CHOICES:
+            theirs, choices = _CHOICES[name]
+            controls[theirs] = advertised[theirs][2] if value is None else choices.index(value)
             if (name, value) == ("autofocus", "auto"):
-                controls["AfTrigger"] = 0  # this mode focuses once, and only when it is told to start
+                controls["AfTrigger"] = 0  # this mode focuses once, when triggered
         elif name == "zoom":
             controls["ScalerCrop"] = crop(value, advertised["ScalerCrop"][2] or advertised["ScalerCrop"][1])
         elif name == "fps":
@@ -88,13 +88,13 @@ def to_libcamera(values: Values, advertised: Advertised, fps: int) -> dict[str, 
 
 
 def crop(zoom: Mapping[str, float] | None, field: Rectangle) -> Rectangle:
-    """The part of the sensor's field that is shown, whole even pixels, inside the field."""
+    """The part of the sensor's field that is shown, in even pixels, inside the field."""
     if zoom is None:
         return field
     left, top, width, height = field
-    wide, high = (
+    crop_width, crop_height = (
         max(2, int(size * part) // 2 * 2) for size, part in ((width, zoom["width"]), (height, zoom["height"]))
     )
-    across = min(int(width * zoom["x"]), width - wide)
-    down = min(int(height * zoom["y"]), height - high)
-    return left + across // 2 * 2, top + down // 2 * 2, wide, high
+    offset_x = min(int(width * zoom["x"]), width - crop_width)
+    offset_y = min(int(height * zoom["y"]), height - crop_height)
+    return left + offset_x // 2 * 2, top + offset_y // 2 * 2, crop_width, crop_height

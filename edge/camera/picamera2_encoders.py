@@ -1,7 +1,7 @@
-"""picamera2's two H.264 encoders, made to do what a live stream needs: V4L2 hardware, and libx264 on a Pi 5.
+"""picamera2's two H.264 encoders, adapted to a live stream: V4L2 hardware, and libx264 on a Pi 5.
 
-picamera2 chooses between them when it is imported: a Pi 5 has no encoder of its own. Both run in picamera2's threads,
-where an exception ends the camera's event loop for good; so they are caught here and told as a failure.
+picamera2 chooses between them when it is imported: a Pi 5 has no hardware encoder. Both run in picamera2's threads,
+where an exception would end the camera's event loop. So exceptions are caught here and reported as a failure.
 """
 
 from __future__ import annotations
@@ -28,84 +28,84 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROFILE = "constrained baseline"
-_HARDWARE_MACROBLOCKS_A_SECOND = 245_760
-"""Of level 4.0: 1080p30. What a Zero 2 W, 3 and 4 encode in real time."""
+_HARDWARE_MACROBLOCKS_PER_S = 245_760
+"""Level 4.0, 1080p30: the limit of a Zero 2 W, 3 and 4."""
 
 
-class _Live:
-    """What both kinds share. `on_coded` gets Annex-B bytes, keyframe or not, and the sensor's time in nanoseconds."""
+class _LiveEncoder:
+    """What both kinds share. `on_coded` gets Annex-B bytes, whether it is a keyframe, and the sensor time in ns."""
 
     kind: str
     formats = ("YUV420", "NV12")
-    """Pixel formats it takes, the one to ask the camera for first."""
+    """Pixel formats that it accepts. The camera is asked for the first one."""
     on_coded: Callable[[bytes, bool, int], None]
     on_failed: Callable[[str], None]
     firsttimestamp: int | None
     broken = False
-    ending = False
-    """Set before it is stopped: stopping holds its lock, which the camera's event loop must not wait for."""
+    stopping = False
+    """Set before it is stopped. `stop` holds the encoder's lock, and the camera's event loop must not wait for it."""
     _stream: Any
 
     def outputframe(
         self,
-        frame: Any,  # noqa: ANN401  bytes, or a buffer of the driver's
+        frame: Any,  # noqa: ANN401  bytes, or a buffer of the driver
         keyframe: bool = True,  # noqa: FBT002  picamera2's signature
         timestamp: int | None = None,
         packet: object = None,  # noqa: ARG002
         audio: bool = False,  # noqa: ARG002, FBT002
     ) -> None:
-        """Instead of picamera2's outputs. `timestamp`: microseconds since this encoder's first picture."""
+        """Replaces picamera2's outputs. `timestamp`: microseconds since this encoder's first picture."""
         self.on_coded(bytes(frame), bool(keyframe), ((self.firsttimestamp or 0) + (timestamp or 0)) * 1000)
         if keyframe:
-            self.keyframe_came(len(frame))
+            self.limit_keyframes(len(frame))
 
-    def keyframe_came(self, size_bytes: int) -> None:
-        """For kinds that have to see to its size."""
+    def limit_keyframes(self, size_bytes: int) -> None:
+        """Called after each keyframe; a kind without a rate buffer limits the size of the next ones."""
 
     def encode(self, stream: object, request: object) -> None:
-        """picamera2's own, which stands behind this class."""
+        """Calls picamera2's method of the class that follows this one in the inheritance order."""
         try:
-            if not self.broken and not self.ending:
+            if not self.broken and not self.stopping:
                 super().encode(stream, request)  # type: ignore[misc]
-        except Exception as exc:  # noqa: BLE001  told as a failure
+        except Exception as exc:  # noqa: BLE001  reported as a failure
             self.failed(exc)
 
     def failed(self, exc: Exception) -> None:
-        """Once: what is broken is tried no more."""
+        """Report the first failure; a broken encoder is not used again."""
         if not self.broken:
             self.broken = True
-            log.error("the %s encoder broke: %r", self.kind, exc)
+            log.error("encoder failed kind=%s error=%r", self.kind, exc)
             self.on_failed(f"the {self.kind} encoder broke: {exc}")
 
 
-class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
-    """V4L2, on a Zero 2 W, 3 and 4. picamera2 sets level 4.0 and no lower."""
+class HardwareEncoder(_LiveEncoder, H264Encoder):  # type: ignore[misc]
+    """V4L2, on a Zero 2 W, 3 and 4. picamera2 always sets level 4.0 or higher."""
 
     kind = "v4l2"
 
     def __init__(self, plan: Plan, keyframe_interval_s: float) -> None:
         blocks = -(-plan.width // 16) * -(-plan.height // 16) * plan.fps
-        if blocks > _HARDWARE_MACROBLOCKS_A_SECOND:
+        if blocks > _HARDWARE_MACROBLOCKS_PER_S:
             raise ValueError(
                 f"the hardware encoder makes at most 1080p30, not {plan.width}x{plan.height} at {plan.fps}"
             )
-        every = max(1, round(keyframe_interval_s * plan.fps))
-        super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=every, framerate=plan.fps, profile=_PROFILE)
-        self._least = KeyframeQp()
+        interval = max(1, round(keyframe_interval_s * plan.fps))
+        super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=interval, framerate=plan.fps, profile=_PROFILE)
+        self._keyframe_qp = KeyframeQp()
 
-    def keyframe_came(self, size_bytes: int) -> None:
-        """The driver has no control for a keyframe's size but its least QP."""
-        if self._least.came(size_bytes, self.bitrate):
+    def limit_keyframes(self, size_bytes: int) -> None:
+        """Raise the minimum QP after a large keyframe. The driver has no other control for the size of keyframes."""
+        if self._keyframe_qp.update(size_bytes, self.bitrate):
             try:
-                self._control(videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, self._least.qp)
+                self._set_control(videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, self._keyframe_qp.qp)
             except OSError as exc:
-                log.warning("the encoder does not take a least QP of %d: %s", self._least.qp, exc)
+                log.info("encoder rejected a minimum QP qp=%d error=%s", self._keyframe_qp.qp, exc)
 
     def _start(self) -> None:
         try:
             super()._start()
         except BaseException:
-            # picamera2 leaves its poll thread, which spins, and the device open.
+            # picamera2 would leave its poll thread spinning and the device open.
             self._running = False
             thread = getattr(self, "thread", None)
             if thread is not None:
@@ -115,11 +115,11 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
             raise
 
     def set_bitrate(self, bitrate_bps: int) -> None:
-        """picamera2 reads its attribute at the start only; the driver takes the control at any time."""
+        """picamera2 reads its attribute only at the start. The driver accepts the control at any time."""
         self.bitrate = bitrate_bps
-        self._control(videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, bitrate_bps)
+        self._set_control(videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, bitrate_bps)
 
-    def _control(self, number: int, value: int) -> None:
+    def _set_control(self, number: int, value: int) -> None:
         device = self.vd
         if device is not None and not device.closed:
             control = videodev2.v4l2_control()
@@ -130,18 +130,18 @@ class HardwareEncoder(_Live, H264Encoder):  # type: ignore[misc]
     def thread_poll(self, buf_available: object) -> None:
         try:
             super().thread_poll(buf_available)
-        except Exception as exc:  # noqa: BLE001  told as a failure
+        except Exception as exc:  # noqa: BLE001  reported as a failure
             self.failed(exc)
 
 
-class SoftwareEncoder(_Live, LibavH264Encoder):  # type: ignore[misc]
-    """libx264, on a Pi 5 and on machines that are no Pi. One thread: frame threads cost a frame of delay each."""
+class SoftwareEncoder(_LiveEncoder, LibavH264Encoder):  # type: ignore[misc]
+    """libx264, on a Pi 5 and on other machines. One thread, because each frame thread adds a frame of delay."""
 
     kind = "libx264"
 
     def __init__(self, plan: Plan, keyframe_interval_s: float) -> None:
-        every = max(1, round(keyframe_interval_s * plan.fps))
-        super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=every, framerate=plan.fps)
+        interval = max(1, round(keyframe_interval_s * plan.fps))
+        super().__init__(bitrate=plan.max_bps, repeat=True, iperiod=interval, framerate=plan.fps)
         self.threads = 1
         self.drop_final_frames = True
         self._plan = plan
@@ -155,16 +155,16 @@ class SoftwareEncoder(_Live, LibavH264Encoder):  # type: ignore[misc]
         self._stream = _KeyframesOnRequest(self._stream)
 
     def force_key_frame(self) -> None:
-        """picamera2's own sets `pict_type` to a letter, which PyAV 14 and later refuse inside the event loop."""
+        """picamera2's method sets `pict_type` to a letter, at which PyAV 14 and later raise in the event loop."""
         self._stream.keyframe_due = True
 
     def set_bitrate(self, bitrate_bps: int) -> None:
-        """libx264 takes a new rate between pictures, since the rate buffer was set at open."""
+        """libx264 accepts a new bitrate between pictures because the rate buffer was set when it was opened."""
         self._stream.codec_context.bit_rate = bitrate_bps
 
 
 class _KeyframesOnRequest:
-    """PyAV's stream, which is closed to subclasses, with a wish for a keyframe."""
+    """Adds keyframe requests to PyAV's stream, which cannot be subclassed."""
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401
         self._stream = stream
@@ -183,4 +183,4 @@ class _KeyframesOnRequest:
 CHOSEN: type[HardwareEncoder | SoftwareEncoder] = (
     SoftwareEncoder if issubclass(ChosenEncoder, LibavH264Encoder) else HardwareEncoder
 )
-"""The kind that this board has, as picamera2 found."""
+"""The kind that picamera2 chose for this board."""

@@ -1,7 +1,7 @@
-"""The camera of a Raspberry Pi, by picamera2: HD from its main stream, SD from lores, an encoder each.
+"""The camera of a Raspberry Pi, by picamera2: HD from its main stream, SD from lores, each with its own encoder.
 
-picamera2 calls encoders from an event loop of its own, under a lock: nothing here blocks or raises there. Nor does it
-say when frames stop coming: whoever watches their age stops this source and starts it again.
+picamera2 calls encoders from its own event loop, under a lock: nothing here blocks or raises there. picamera2 does not
+report that frames have stopped; the daemon watches their age, and stops and starts this source.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import av
 from edge.camera.holders import camera_devices, holders_of
 from edge.camera.jpeg import encode_jpeg
 from edge.camera.picamera2_controls import FLIPS, offered, to_libcamera
-from edge.camera.port import Opening
+from edge.camera.port import CameraMissing, Opening
 from edge.core.access_unit import AccessUnit, Quality, StreamFormat
 from edge.core.annexb import NAL_SPS, BadBitstream, is_keyframe, nal_type, profile_level_id, split_annexb
-from edge.core.camera_controls import still_taken
+from edge.core.camera_controls import still_accepted
 from edge.core.h264_profile import read_profile_level
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import ModuleType
 
-    from edge.camera.port import Plan
-    from edge.core.camera_controls import Offered, Values
+    from edge.camera.port import OnFailed, Plan, Sink
+    from edge.core.camera_controls import ControlValues, Offered
     from edge.core.h264_profile import ProfileLevel
 
 log = logging.getLogger(__name__)
@@ -48,44 +48,45 @@ _AV_FORMATS = {"YUV420": "yuv420p", "NV12": "nv12"}
 _BUFFERS = 6
 _SNAPSHOT_TIMEOUT_S = 2.0
 _MARGIN_S = 1.0
-"""A first picture that stays away is told, and the camera closed, before the daemon's own deadline for opening."""
-_LEAST_S = 0.5
-_FASTER = 1.02
-"""Frame durations are whole microseconds, and sensors round."""
+"""A missing first picture is reported, and the camera closed, this long before the daemon's deadline for opening."""
+_MIN_WAIT_S = 0.5
+_ROUNDING = 1.02
+"""Frame durations are whole microseconds, and sensors round the frame rate."""
 
 
 def load() -> ModuleType:
-    """picamera2, checked.
+    """Import picamera2.
 
-    Raises: CameraUnavailable: it is not there, or too old.
+    Raises: CameraMissing: it is not installed, is broken, or is too old.
     """
     try:
         library = importlib.import_module("picamera2")
         logging.getLogger("picamera2").setLevel(logging.WARNING)
-    except Exception as exc:  # what a broken installation raises is anybody's guess
-        raise CameraUnavailable(f"picamera2 cannot be imported ({exc}): apt install python3-picamera2") from exc
+    except Exception as exc:  # a broken installation may raise anything
+        raise CameraMissing(f"picamera2 cannot be imported ({exc}): apt install python3-picamera2") from exc
     version = importlib.metadata.version("picamera2")
     if tuple(int(number) for number in re.findall(r"\d+", version)[:3]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise CameraUnavailable(f"picamera2 {version} is too old, {oldest} is needed: apt full-upgrade")
+        raise CameraMissing(f"picamera2 {version} is too old, {oldest} is needed: apt full-upgrade")
     return library
 
 
 def finds_a_camera() -> bool:
-    """Whether picamera2 is there and sees a camera."""
+    """Whether picamera2 is installed and sees a camera."""
     try:
-        return bool(load().Picamera2.global_camera_info())
-    except (CameraUnavailable, RuntimeError) as exc:
-        log.info("no camera by picamera2: %s", exc)
+        with _translated_errors():
+            return bool(load().Picamera2.global_camera_info())
+    except CameraUnavailable as exc:
+        log.info("picamera2 found no camera reason=%r", exc.detail)
         return False
 
 
-class FlipRefused(CameraUnavailable):
-    """The camera does not turn its picture so."""
+class FlipRejected(CameraUnavailable):
+    """The camera cannot flip its picture this way."""
 
 
 class Picamera2Source:
-    """One camera. `open_timeout_s`: how long it may take until its first picture."""
+    """One camera. `open_timeout_s`: how long its first picture may take."""
 
     name = "picamera2"
 
@@ -93,39 +94,48 @@ class Picamera2Source:
         self._number = number
         self._plans = {Quality.HD: hd, Quality.SD: sd}
         self._keyframe_interval_s = keyframe_interval_s
-        self._first_picture_s = max(_LEAST_S, open_timeout_s - _MARGIN_S)
+        self._first_picture_timeout_s = max(_MIN_WAIT_S, open_timeout_s - _MARGIN_S)
         self._camera: Any = None
         self._encoders: dict[Quality, Any] = {}
         self._bitrates = {quality: plan.max_bps for quality, plan in self._plans.items()}
         self._offered: dict[str, Offered] = {}
-        self._values: Values = {}
-        self._sink: Callable[[AccessUnit], None] | None = None
-        self._failed: Callable[[str], None] | None = None
+        self._values: ControlValues = {}
+        self._sink: Sink | None = None
+        self._failed: OnFailed | None = None
         self._first: AccessUnit | None = None
-        self._sd_failed: Callable[[str], None] = lambda _: None
-        self._trouble: str | None = None
-        self._promised: ProfileLevel | None = None
-        self._came = threading.Event()
-        # Importing takes seconds on a small board: now, while nobody waits. What is wrong is told by `start`.
+        self._sd_failed: OnFailed = lambda _: None
+        self._sd_failure: str | None = None
+        self._failure: str | None = None
+        self._announced: ProfileLevel | None = None
+        self._first_keyframe = threading.Event()
+        # Importing takes seconds on a small board, so do it before a viewer waits. `probe` and `start` report errors.
         with contextlib.suppress(CameraUnavailable):
             load()
 
-    def start(self, values: Values, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> Opening:
+    def probe(self) -> None:
+        """List libcamera's cameras. libcamera detects new USB cameras; one on a Pi's connector needs a reboot."""
+        with _translated_errors():
+            found = load().Picamera2.global_camera_info()
+        if self._number >= len(found):
+            models = ", ".join(str(camera.get("Model")) for camera in found)
+            raise _missing(f"camera {self._number} does not exist, found: {models or 'none'}")
+
+    def start(self, values: ControlValues, sink: Sink, failed: OnFailed) -> Opening:
         library = load()
-        begun_s = time.monotonic()
+        started_s = time.monotonic()
         self._sink, self._failed = sink, failed
-        self._promised = None
+        self._announced = None
         self._values = dict(values)
         try:
-            with _told_in_words():
+            with _translated_errors():
                 self._camera = library.Picamera2(self._number)
                 try:
-                    self._begin()
-                except FlipRefused as exc:
-                    log.warning("%s: opened without", exc.message)
+                    self._configure_and_start()
+                except FlipRejected as exc:
+                    log.warning("camera opened without flips error=%r", exc.detail)
                     self._values = {name: value for name, value in self._values.items() if name not in FLIPS}
-                    self._begin()
-            stream = self._first_picture(begun_s)
+                    self._configure_and_start()
+            stream = self._first_picture(started_s)
         except BaseException:
             self.stop()
             raise
@@ -136,28 +146,28 @@ class Picamera2Source:
         if self._camera is not None:
             self._close()
             self._camera = None
-            # picamera2's parts are in circles: their descriptors, and a Pi's scarce buffers, go now, not some day.
+            # picamera2's objects form reference cycles. Free their file descriptors and scarce buffers now.
             gc.collect()
 
     def _close(self) -> None:
         camera = self._camera
-        # Whatever it was that broke: the device is to be let go of, and what cannot be is the process's end.
-        for step in (camera.cancel_all_and_flush, camera.stop, self._end_encoders, camera.close):
+        # After any failure, try every step to release the device. A step that hangs costs the process.
+        for step in (camera.cancel_all_and_flush, camera.stop, self._stop_encoders, camera.close):
             try:
                 step()
             except Exception:
-                log.exception("while the camera closes")
+                log.exception("camera did not close cleanly")
         self._encoders.clear()
 
-    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:
+    def encode_sd(self, *, on: bool, failed: OnFailed = lambda _: None) -> None:
         if on == (Quality.SD in self._encoders):
             return
-        with _told_in_words():
+        with _translated_errors():
             if on:
-                self._sd_failed = failed
+                self._sd_failed, self._sd_failure = failed, None
                 self._start_encoder(Quality.SD)
             else:
-                self._end_encoder(Quality.SD)
+                self._stop_encoder(Quality.SD)
 
     def request_keyframe(self, quality: Quality) -> None:
         if quality in self._encoders:
@@ -170,59 +180,67 @@ class Picamera2Source:
             try:
                 self._encoders[quality].set_bitrate(self._bitrates[quality])
             except OSError as exc:
-                log.warning("the driver does not take the bitrate: %s", exc)
+                log.warning("driver rejected a bitrate bitrate_bps=%d error=%s", self._bitrates[quality], exc)
 
-    def set_controls(self, values: Values) -> None:
-        before = self._values
-        turned = any(bool(values[name]) != bool(before.get(name)) for name in FLIPS if name in values)
-        self._values = still_taken({**before, **values}, self._offered)
-        with _told_in_words():
-            if not turned:
+    def set_controls(self, values: ControlValues) -> None:
+        before, changed = self._values, still_accepted({**self._values, **values}, self._offered)
+        flip_changed = any(bool(values[name]) != bool(before.get(name)) for name in FLIPS if name in values)
+        fps = self._plans[Quality.HD].fps
+        with _translated_errors():
+            if not flip_changed:
                 advertised = self._camera.camera_controls
-                self._camera.set_controls(to_libcamera(values, advertised, self._plans[Quality.HD].fps))
+                try:
+                    self._camera.set_controls(to_libcamera(values, advertised, fps))
+                except Exception:
+                    # picamera2 may have accepted some of them before it rejected one.
+                    old = {name: before.get(name) for name in values}
+                    self._camera.set_controls(to_libcamera(old, advertised, fps))
+                    raise
+                self._values = changed
                 return
+            with_sd = Quality.SD in self._encoders
+            self._values = changed
             try:
-                self._begin_again()
-            except CameraUnavailable:
+                self._restart(with_sd=with_sd)
+            except Exception:
                 self._values = before
-                self._begin_again()
+                self._restart(with_sd=with_sd)
                 raise
 
-    def _begin_again(self) -> None:
-        """A flip is made where the sensor is read out, so the camera has to begin again: a blink, no reopening."""
-        with_sd = Quality.SD in self._encoders
+    def _restart(self, *, with_sd: bool) -> None:
+        """Stop and start the open camera: a flip takes effect at the sensor's readout. The picture stops briefly."""
         self._camera.stop()
-        self._end_encoders()
-        self._begin()
+        self._stop_encoders()
+        self._configure_and_start()
         self.encode_sd(on=with_sd, failed=self._sd_failed)
 
     def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
-        with _told_in_words():
+        with _translated_errors():
             try:
                 request = self._camera.capture_request(wait=_SNAPSHOT_TIMEOUT_S)
             except TimeoutError:
-                # Its job stays queued, and would hold up the close.
+                # Its job stays queued, and would block `close`.
                 self._camera.cancel_all_and_flush()
-                raise CameraUnavailable("the camera gave no picture in time") from None
+                raise CameraUnavailable("the camera delivered no picture in time") from None
             try:
                 picture = request.make_array("main")
                 config = request.config["main"]
             finally:
                 request.release()
-            wide = config["size"][0]
-            frame = av.VideoFrame.from_numpy_buffer(picture, format=_AV_FORMATS[config["format"]], width=wide)
+            columns = config["size"][0]
+            frame = av.VideoFrame.from_numpy_buffer(picture, format=_AV_FORMATS[config["format"]], width=columns)
             return encode_jpeg(frame, width, jpeg_quality)
 
-    def _begin(self) -> None:
-        """Configure the camera, and start it with HD's encoder."""
+    def _configure_and_start(self) -> None:
+        """Configure the camera and start it with the encoder of HD."""
         plan = self._plans[Quality.HD]
         self._configure()
         advertised = self._camera.camera_controls
         self._offered = offered(advertised, plan.fps)
-        self._values = still_taken(self._values, self._offered)
-        self._camera.set_controls({**to_libcamera({"fps": None, **self._values}, advertised, plan.fps)})
-        self._came.clear()
-        self._first = self._trouble = None
+        self._values = still_accepted(self._values, self._offered)
+        self._camera.set_controls(to_libcamera({"fps": None, **self._values}, advertised, plan.fps))
+        self._first_keyframe.clear()
+        self._first = self._failure = self._sd_failure = None
         self._start_encoder(Quality.HD)
         self._camera.start()
 
@@ -233,18 +251,18 @@ class Picamera2Source:
 
         hd, sd = self._plans[Quality.HD], self._plans[Quality.SD]
         camera = self._camera
-        wide, high = camera.sensor_resolution
-        if hd.width > wide or hd.height > high:
-            self._too_much(f"{hd.width}x{hd.height}")
+        columns, rows = camera.sensor_resolution
+        if hd.width > columns or hd.height > rows:
+            self._reject_mode(f"{hd.width}x{hd.height}")
         flips = Transform(hflip=self._values.get(FLIPS[0]) or False, vflip=self._values.get(FLIPS[1]) or False)
-        asked = CHOSEN.formats[0]
-        # picamera2 takes the mode that is nearest in size, which often shows a part of the field. At half its
-        # resolution every sensor of the Pi's own reads the whole, and still fast enough.
-        half = wide // 2, high // 2
+        pixel_format = CHOSEN.formats[0]
+        # picamera2 chooses the mode nearest in size, which often crops the field of view. At half its resolution,
+        # every sensor made for the Pi reads its whole field, and is fast enough.
+        half = columns // 2, rows // 2
         size = half if half[0] >= hd.width and half[1] >= hd.height else (hd.width, hd.height)
         config = camera.create_video_configuration(
-            main={"size": (hd.width, hd.height), "format": asked},
-            lores={"size": (sd.width, sd.height), "format": asked},
+            main={"size": (hd.width, hd.height), "format": pixel_format},
+            lores={"size": (sd.width, sd.height), "format": pixel_format},
             transform=flips,
             colour_space=ColorSpace.Rec709(),
             raw=None,  # its buffers are larger than all the others
@@ -254,21 +272,23 @@ class Picamera2Source:
         camera.configure(config)
         got = camera.camera_configuration()
         if got["transform"] != flips:
-            raise FlipRefused(f"the camera cannot be flipped so: {flips} became {got['transform']}")
+            raise FlipRejected(f"the camera cannot be flipped: {flips} became {got['transform']}")
         for quality, plan in self._plans.items():
             stream = got[_STREAMS[quality]]
             if tuple(stream["size"]) != (plan.width, plan.height):
-                self._too_much(f"{plan.width}x{plan.height} for {quality}")
+                self._reject_mode(f"{plan.width}x{plan.height} for {quality}")
             if stream["format"] not in CHOSEN.formats:
                 raise CameraUnavailable(
-                    f"the camera gives {stream['format']}, which the {CHOSEN.kind} encoder does not take"
+                    f"the camera delivers {stream['format']}, which the {CHOSEN.kind} encoder does not accept"
                 )
         shortest_us = camera.camera_controls["FrameDurationLimits"][0]
-        if hd.fps > 1_000_000 / shortest_us * _FASTER:
-            self._too_much(f"{hd.width}x{hd.height} at {hd.fps} fps")
+        if hd.fps > 1_000_000 / shortest_us * _ROUNDING:
+            self._reject_mode(f"{hd.width}x{hd.height} at {hd.fps} fps")
 
-    def _too_much(self, asked: str) -> None:
-        raise CameraUnavailable(f"the sensor does not offer {asked}; it has {', '.join(sensor_modes(self._camera))}")
+    def _reject_mode(self, requested: str) -> None:
+        raise CameraUnavailable(
+            f"the sensor does not offer {requested}; it has {', '.join(sensor_modes(self._camera))}"
+        )
 
     def _start_encoder(self, quality: Quality) -> None:
         from edge.camera.picamera2_encoders import CHOSEN  # noqa: PLC0415
@@ -280,27 +300,27 @@ class Picamera2Source:
             raise CameraUnavailable(f"{quality}: {exc}") from exc
         encoder.frame_skip_count = hd.fps // plan.fps
         encoder.on_coded = lambda payload, keyframe, at_ns: self._coded(quality, payload, keyframe, at_ns)
-        encoder.on_failed = lambda message: self._broke(quality, message)
+        encoder.on_failed = lambda message: self._report_failure(quality, message)
         self._camera.start_encoder(encoder, name=_STREAMS[quality])
         self._encoders[quality] = encoder
         if self._bitrates[quality] != plan.max_bps:
             encoder.set_bitrate(self._bitrates[quality])
 
-    def _end_encoders(self) -> None:
+    def _stop_encoders(self) -> None:
         for quality in list(self._encoders):
-            self._end_encoder(quality)
+            self._stop_encoder(quality)
 
-    def _end_encoder(self, quality: Quality) -> None:
+    def _stop_encoder(self, quality: Quality) -> None:
         encoder = self._encoders.pop(quality)
-        encoder.ending = True
+        encoder.stopping = True
         self._camera.stop_encoder(encoder)
 
-    def _first_picture(self, begun_s: float) -> StreamFormat:
-        self._came.wait(max(0.0, begun_s + self._first_picture_s - time.monotonic()))
-        if self._trouble is not None:
-            raise CameraUnavailable(self._trouble)
+    def _first_picture(self, started_s: float) -> StreamFormat:
+        self._first_keyframe.wait(max(0.0, started_s + self._first_picture_timeout_s - time.monotonic()))
+        if self._failure is not None:
+            raise CameraUnavailable(self._failure)
         if self._first is None:
-            raise CameraUnavailable(f"the camera gave no picture within {self._first_picture_s:g} s")
+            raise CameraUnavailable(f"the camera gave no picture within {self._first_picture_timeout_s:g} s")
         plan, payload = self._plans[Quality.HD], self._first.payload
         sps = next(nal for nal in split_annexb(payload) if nal_type(nal) == NAL_SPS)
         kind = self._encoders[Quality.HD].kind
@@ -314,76 +334,88 @@ class Picamera2Source:
         try:
             unit = AccessUnit(payload, captured_ns, keyframe and is_keyframe(payload), quality)
             if unit.keyframe:
-                self._check_promise(quality, payload)
+                self._check_format(quality, payload)
         except BadBitstream as exc:
-            self._broke(quality, f"the encoder does not keep to the stream's format: {exc}")
+            self._report_failure(quality, f"the encoder changed the stream's format: {exc}")
             return
-        if quality is Quality.HD and self._first is None and unit.keyframe:
-            self._first = unit
-            self._came.set()
+        if quality is Quality.HD:
+            if self._first is None and unit.keyframe:
+                self._first = unit
+                self._first_keyframe.set()
+            if self._sd_failure is not None:
+                report, self._sd_failed = self._sd_failed, lambda _: None
+                report(self._sd_failure)
+                self._sd_failure = None
         sink(unit)
 
-    def _check_promise(self, quality: Quality, payload: bytes) -> None:
-        """Viewers were answered with the profile and level of HD's first picture, and may be given SD at any time."""
+    def _check_format(self, quality: Quality, payload: bytes) -> None:
+        """Check that the stream keeps the profile and level of HD's first picture, which viewers negotiated."""
         found = profile_level_id(next(nal for nal in split_annexb(payload) if nal_type(nal) == NAL_SPS))
-        if self._promised is None:
-            self._promised = read_profile_level(found)
-        promised, now = self._promised, read_profile_level(found)
-        if promised is None or now is None or now.profile is not promised.profile or not promised.carries(now):
-            raise BadBitstream(f"{quality} is {found}, answered was {promised and promised.text}")
+        if self._announced is None:
+            self._announced = read_profile_level(found)
+        announced, now = self._announced, read_profile_level(found)
+        if announced is None or now is None or now.profile is not announced.profile or not announced.carries(now):
+            raise BadBitstream(f"{quality} is {found}, viewers negotiated {announced and announced.text}")
 
-    def _broke(self, quality: Quality, message: str) -> None:
-        """From the encoder's thread; told once. SD that breaks is no matter of HD's."""
+    def _report_failure(self, quality: Quality, message: str) -> None:
+        """From the encoder's thread. A failure of SD is reported only when HD delivers its next picture.
+
+        If both fail together, picamera2 may call either encoder first. Viewers of SD then keep it when the camera is
+        opened again.
+        """
         if quality is Quality.SD:
-            tell, self._sd_failed = self._sd_failed, lambda _: None
-            tell(message)
+            self._sd_failure = message
             return
-        self._trouble = message
-        self._came.set()
+        self._failure = message
+        self._first_keyframe.set()
         failed, self._failed = self._failed, None
         if failed is not None:
             failed(message)
 
 
 def sensor_modes(camera: Any) -> list[str]:  # noqa: ANN401  picamera2's
-    """The sensor's modes in words. Reading them configures the camera anew."""
+    """The sensor's modes, for an error message. Reading them changes the camera's configuration."""
     try:
         modes = [(*mode["size"], mode["fps"]) for mode in camera.sensor_modes]
     except (AttributeError, KeyError, RuntimeError):  # not a raw sensor
         limits = camera.camera_controls["FrameDurationLimits"]
         modes = [(*camera.sensor_resolution, round(1_000_000 / limits[0], 2))]
-    return [f"{wide}x{high} at up to {fps:g} fps" for wide, high, fps in dict.fromkeys(modes)]
+    return [f"{width}x{height} at up to {fps:g} fps" for width, height, fps in dict.fromkeys(modes)]
 
 
 @contextlib.contextmanager
-def _told_in_words() -> Iterator[None]:
-    """What picamera2, libcamera and the drivers raise, as one error that says what to look at."""
+def _translated_errors() -> Iterator[None]:
+    """Turn what picamera2, libcamera and the drivers raise into one error that names what to check."""
     try:
         yield
     except CameraUnavailable:
         raise
     except Exception as exc:
-        raise CameraUnavailable(_words(exc)) from exc
+        raise _unavailable(exc) from exc
 
 
-def _words(exc: BaseException) -> str:
+def _unavailable(exc: BaseException) -> CameraUnavailable:
     chain: list[BaseException] = []
     while exc not in chain:
         chain.append(exc)
         exc = exc.__cause__ or exc.__context__ or exc
-    said = ": ".join(dict.fromkeys(str(link) or type(link).__name__ for link in chain))
+    text = ": ".join(dict.fromkeys(str(link) or type(link).__name__ for link in chain))
     numbers = {getattr(link, "errno", None) for link in chain}
-    if errno.EBUSY in numbers or "busy" in said.lower():
-        held = holders_of(camera_devices())
-        return f"the camera is in use by {', '.join(held)}" if held else "the camera is in use by another process"
+    if errno.EBUSY in numbers or "busy" in text.lower():
+        holders = ", ".join(holders_of(camera_devices())) or "another process"
+        return CameraUnavailable("the camera is in use", detail=f"the camera is in use by {holders}")
     if (
         errno.ENOMEM in numbers
-        or "cannot allocate memory" in said.lower()
-        or any(isinstance(e, MemoryError) for e in chain)
+        or "cannot allocate memory" in text.lower()
+        or any(isinstance(link, MemoryError) for link in chain)
     ):
-        return f"out of memory for the camera's buffers (CMA): {said}"
-    if "not found" in said.lower() or "no camera number" in said.lower():
-        if any(not os.access(device, os.R_OK | os.W_OK) for device in camera_devices()):
-            return f"no camera may be opened: add the daemon's user to the group video ({said})"
-        return f"no camera found: look at its cable ({said})"
-    return said
+        return CameraUnavailable(f"out of memory for the camera's buffers (CMA): {text}")
+    if "not found" in text.lower() or "no camera number" in text.lower():
+        return _missing(text)
+    return CameraUnavailable(text)
+
+
+def _missing(text: str) -> CameraMissing:
+    if any(not os.access(device, os.R_OK | os.W_OK) for device in camera_devices()):
+        return CameraMissing(f"no camera may be opened: add the daemon's user to the group video ({text})")
+    return CameraMissing(f"no camera found: look at its cable ({text})")

@@ -1,24 +1,28 @@
-"""The two ports of this room: a source inside the camera process, the camera as the daemon sees it."""
+"""The port that every source implements, inside the camera process."""
 
 from __future__ import annotations
 
+# pydantic reads the annotations of Opening at run time (wire.py).
+from collections.abc import Mapping  # noqa: TC003
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from edge.core.access_unit import Quality, StreamFormat
+from edge.core.camera_controls import ControlValues, Offered  # noqa: TC001
+from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from edge.core.access_unit import AccessUnit
-    from edge.core.camera_controls import Offered, Values
-    from edge.errors import CameraUnavailable
+
+    Sink: TypeAlias = Callable[[AccessUnit], None]
+    OnFailed: TypeAlias = Callable[[str], None]
 
 
 class Plan(NamedTuple):
-    """What one encode is to be, as the settings say."""
+    """What one encode should produce, from the settings."""
 
     width: int
     height: int
@@ -29,117 +33,78 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a source is, once it is open. `format` is that of HD; SD's is known when it is encoded."""
+    """What an open source delivers. `format` is that of HD."""
 
     format: StreamFormat
     qualities: tuple[Quality, ...] = (Quality.HD,)
     offered: Mapping[str, Offered] = field(default_factory=dict)
     """The camera's controls, by name."""
-    values: Values = field(default_factory=dict)
-    """Those that are set, of `start`'s."""
+    values: ControlValues = field(default_factory=dict)
+    """The controls given to `start` that are in force."""
+
+
+class CameraMissing(CameraUnavailable):
+    """There is no camera, or no software for it. Viewers only read that it is not connected."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("The camera is not connected", detail=detail)
 
 
 class Source(Protocol):
-    """Yields access units; lives in the camera process. All calls come from that process's main thread."""
+    """Yields access units. All methods are called from the camera process's main thread.
+
+    `sink` and `failed` callbacks are called from the source's own threads. They only post, and never block.
+    """
 
     name: str
 
-    def start(self, values: Values, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> Opening:
-        """Open the device and begin with HD. The first access unit of each quality is a keyframe.
+    def probe(self) -> None:
+        """Check that the device is there, without opening it. Called only while the source is closed.
 
-        `values`: controls as they were set; those that the camera does not take are left out.
-        `sink` and `failed` are called from the source's own threads; they only post and never block.
-        `failed` is called at most once per start, when no more access units will come, with the cause in words.
-        Raises: CameraUnavailable: with the cause in words; nothing is left open.
+        Raises: CameraUnavailable: it is not there; `start` would fail.
+        """
+
+    def start(self, values: ControlValues, sink: Sink, failed: OnFailed) -> Opening:
+        """Open the device and encode HD. The first access unit of each quality is a keyframe.
+
+        `values`: the controls to set. Those that the camera does not accept are left out.
+        `failed` is called at most once per start, with the cause, when no more access units will follow.
+        Raises: CameraUnavailable: nothing is left open.
         """
 
     def stop(self) -> None:
-        """Release the device; no call of `sink` or `failed` after it returned. Does nothing when not started."""
+        """Close the device. `sink` and `failed` are not called afterwards. Does nothing while the source is closed."""
 
-    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:
-        """Begin or end the encode of SD, where the source has it; idempotent.
+    def encode_sd(self, *, on: bool, failed: OnFailed = lambda _: None) -> None:
+        """Start or stop the encode of SD; idempotent.
 
-        `failed` is called at most once, from the source's own thread, when SD broke; HD goes on.
-        Raises: CameraUnavailable: SD cannot be encoded, with the cause in words; HD goes on.
+        `failed` is called at most once, with the cause, when SD fails later; HD goes on.
+        Raises: CameraUnavailable: SD cannot be encoded; HD goes on.
         """
 
     def request_keyframe(self, quality: Quality) -> None:
-        """Make the next picture an IDR access unit, where the source can (a file cannot)."""
+        """Encode the next picture as an IDR access unit. Does nothing if the source cannot (a recording)."""
 
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
-        """Aim at this bitrate from now on, where the source can, without a break that a viewer sees."""
+        """Aim at this bitrate from now on, without a visible break. Does nothing if the source cannot."""
 
-    def set_controls(self, values: Values) -> None:
-        """Set these controls, which were held against what `Opening` offers; None is the camera's default.
+    def set_controls(self, values: ControlValues) -> None:
+        """Set these controls, each within what `Opening` offers. None is the camera's default.
 
-        Raises: CameraUnavailable: the camera did not take them, with the cause in words.
+        Raises: CameraUnavailable: the camera rejected them; the controls in force before stay in force.
         """
 
     def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
-        """One picture as a JPEG, `width` pixels wide (None: as HD); the video goes on meanwhile.
+        """One picture as a JPEG, `width` pixels wide (None: as wide as HD). The video goes on.
 
-        Raises: CameraUnavailable: there is none, with the cause in words.
+        Raises: CameraUnavailable: no picture arrived in time.
         """
 
 
 class CameraState(StrEnum):
-    """What the camera is doing. FAILED: wanted, could not be opened or stopped delivering, will be tried again."""
+    """What the camera does. FAILED: it is missing, could not be opened, or stopped delivering; it is tried again."""
 
     CLOSED = "closed"
     OPENING = "opening"
     RUNNING = "running"
     FAILED = "failed"
-
-
-class Camera(Protocol):
-    """The camera as the rest of the daemon sees it. Event loop only."""
-
-    state: CameraState
-    source: str | None
-    """Which kind of source it is, once its process is up."""
-    opening: Opening | None
-    """None unless it runs."""
-    error: CameraUnavailable | None
-    reopens: int
-    restarts: int
-    pid: int | None
-
-    def want(self, wanted: bool) -> None:
-        """Say whether the camera should be open; idempotent. It follows in `run`."""
-
-    async def opened(self) -> StreamFormat:
-        """Wait until the camera runs.
-
-        Raises: CameraUnavailable: it cannot be opened now, with the cause in words; or it is not wanted.
-        Has a deadline of its own (`open_timeout_s`).
-        """
-
-    async def closed(self) -> None:
-        """Wait until the source is released, after `want(False)`; returns at once while it is wanted.
-
-        Bounded: a source that does not let go is killed with its process.
-        """
-
-    def encode_sd(self, *, on: bool) -> None:
-        """Say whether SD should be encoded; idempotent, and kept over restarts of the camera."""
-
-    def request_keyframe(self, quality: Quality) -> None:
-        """Pass the order on; does nothing while the camera is not running."""
-
-    def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
-        """Aim at this bitrate, within the settings' range; kept over restarts of the camera."""
-
-    async def set_controls(self, values: Values) -> Values:
-        """Set some controls of the running camera; the values in force of all, afterwards.
-
-        Raises: Rejected: a value that it does not take, with what it does. CameraUnavailable: it is not open, or fails.
-        """
-
-    async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
-        """One picture of the running camera as a JPEG.
-
-        Raises: CameraUnavailable: it is not open, or gives none in time.
-        """
-
-    async def run(self, ready: asyncio.Event) -> None:
-        """Own the camera process until cancelled; `ready` is set when it can be asked, camera or no camera."""

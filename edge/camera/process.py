@@ -1,38 +1,39 @@
-"""The camera as the daemon sees it: a process of its own, kept warm, watched, and started again."""
+"""The camera as the daemon sees it: a process that is kept running, watched and replaced when it fails."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
-import logging
+import math
 import random
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from edge.camera.child_link import ChildLink
-from edge.camera.lifecycle import Effect, Lifecycle, Phase
+from edge.camera.children import Children
+from edge.camera.encodes import Encodes
+from edge.camera.failure_log import FailureLog
+from edge.camera.lifecycle import Effect, Lifecycle, ProcessPhase
 from edge.camera.port import CameraState
+from edge.camera.requests import Requests
 from edge.camera.wire import (
-    BadWire,
     Closed,
     Done,
     Dropped,
-    EncodeSd,
     Failed,
-    MakeKeyframe,
     Opened,
+    Probe,
+    Probed,
     Ready,
     SdFailed,
-    SetBitrate,
     SetControls,
     Start,
     Stop,
     TakeSnapshot,
 )
 from edge.core.access_unit import AccessUnit, Quality
-from edge.core.camera_controls import check, in_force, still_taken
+from edge.core.annexb import level_for
+from edge.core.camera_controls import check, in_force, still_accepted
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
@@ -43,25 +44,22 @@ if TYPE_CHECKING:
     from edge.camera.settings import CameraSettings
     from edge.camera.wire import Order, Report
     from edge.core.access_unit import StreamFormat
-    from edge.core.camera_controls import Offered, Values
+    from edge.core.camera_controls import ControlValues, Offered
 
-log = logging.getLogger(__name__)
-
-_ANSWER_TIMEOUT_S = 4.0
-_HURRY_S = 1.0
-"""Callers void the back-off at most so often: each try may cost a new process."""
+_RETRY_NOW_S = 1.0
+"""Callers skip the back-off at most this often: each try may cost a new process."""
 _STALL_PICTURES = 3
-"""At a slow frame rate a stall is told by as many pictures that did not come."""
+"""At a low frame rate, this many missing pictures are a stall."""
+_ENDED = "the camera process ended unexpectedly"
 
 
 class CameraProcess:
-    """The `Camera` port over a child process. Event loop only; both callbacks are called from the loop.
+    """The camera, over a child process. Event loop only; the callbacks are called from the loop.
 
     `on_unit` gets every access unit while the camera runs. `on_change` is called after `state`, `source`, `opening`,
     `error`, `sd_error`, `reopens`, `restarts` or `pid` changed. An error that either raises ends `run` with it.
-    `dropped` counts the access units that the process dropped because the daemon was slow to read.
-    `values`: the controls as they were set before. `on_sd_failed`: each time that SD, which was asked for, is not
-    encoded, with the reason; it has to be asked for again.
+    `on_sd_failed` gets the reason when SD was requested and failed; SD then stays off until it is requested again.
+    `values`: the controls that were set before the daemon restarted.
     """
 
     def __init__(
@@ -71,147 +69,169 @@ class CameraProcess:
         on_change: Callable[[], None],
         on_sd_failed: Callable[[str], None] = lambda _: None,
         *,
-        values: Values | None = None,
+        values: ControlValues | None = None,
         command: Sequence[str] | None = None,
         now_s: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.state = CameraState.CLOSED
         self.source: str | None = None
-        self._told_source: str | None = None
+        """The kind of source: picamera2, synthetic or file. None until the first process is up."""
         self.opening: Opening | None = None
+        """None unless the camera runs."""
         self.error: CameraUnavailable | None = None
-        self.sd_error: str | None = None
+        """Why there is no picture, or would be none if the camera were opened."""
         self.reopens = 0
         self.restarts = 0
         self.pid: int | None = None
         self.dropped = 0
+        """Access units that the process dropped because the daemon was slow to read."""
         self._settings = settings
         self._on_unit = on_unit
         self._on_change = on_change
         self._command = command
-        self._untried = set(Quality)
         self._now_s = now_s
         self._life = Lifecycle(settings.open_timeout_s, settings.stall_s, draw)
-        self._values: Values = dict(values or {})
-        self._on_sd_failed = on_sd_failed
-        self._sd_wanted = False
-        self._sd_tried = False
-        self._sd_s = 0.0
-        self._hurried_s = float("-inf")
-        self._bitrates: dict[Quality, int] = {}
-        self._tickets = itertools.count()
-        self._asked: dict[int, asyncio.Future[Done]] = {}
-        self._phase = self._life.phase
-        self._link: ChildLink | None = None
-        self._gone: ChildLink | None = None
-        self._bug: Exception | None = None
+        self._encodes = Encodes(settings, self._order_while_running, self._current, on_sd_failed, now_s)
+        self._sd_stall_s = settings.stall_s
+        self._requests = Requests(self._order_while_running)
+        self._values: ControlValues = dict(values or {})
+        self._retried_s = float("-inf")
+        self._published: tuple[object, ...] = ()
+        self._failures = FailureLog()
+        self._children = Children(self._receive, self._lose, self._leave_behind, self._release)
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
+    # What the daemon asks of the camera.
+
     def want(self, wanted: bool) -> None:
+        """Say whether the camera should be open; idempotent. `run` follows."""
         self._life.want(self._now_s(), wanted=wanted)
         self._wake.set()
-        self._tell()
-
-    @property
-    def qualities(self) -> tuple[Quality, ...]:
-        """What it encodes; nothing while it is not open."""
-        return self.opening.qualities if self.opening else ()
-
-    @property
-    def offered(self) -> Mapping[str, Offered]:
-        """The controls of the camera; none while it is not open."""
-        return self.opening.offered if self.opening else {}
-
-    def bitrate_range(self, quality: Quality) -> tuple[int, int]:
-        """What the settings allow, in bits a second."""
-        plan = self._settings.hd if quality is Quality.HD else self._settings.sd
-        return plan.min_bps, plan.max_bps
-
-    def retune(self, settings: CameraSettings) -> None:
-        """Other bitrate ranges: an open camera is opened again with them, and who watches sees a short pause."""
-        before, self._settings = self._settings, settings
-        if (before.hd, before.sd) == (settings.hd, settings.sd):
-            return
-        self._untried = set(Quality)
-        self._life.renew(self._now_s())
-        self._wake.set()
-
-    async def picture(self, *, sd: bool) -> None:
-        """Wait until a picture was made with the present bitrate ranges; `sd`: one of SD too, which is encoded for it.
-
-        Where the source has no SD, that cannot be tried. Raises: CameraUnavailable: SD cannot be encoded.
-        """
-        self._ask_sd(viewers=self._sd_wanted, tried=sd)
-        try:
-            while Quality.HD in self._untried or (sd and Quality.SD in self._untried and self._has_sd):
-                if sd and not self._sd_tried:
-                    raise CameraUnavailable(f"SD cannot be encoded: {self.sd_error}")
-                await self._changed.wait()
-        finally:
-            self._ask_sd(viewers=self._sd_wanted, tried=False)
-
-    @property
-    def recovery(self) -> tuple[Remedy | None, str, int]:
-        """What was last tried to bring the camera back, why, and how often it stalled."""
-        return self._life.remedy, self._life.why, self._life.stalls
+        self._publish()
 
     async def opened(self) -> StreamFormat:
+        """Wait until the camera runs, `open_timeout_s` at most.
+
+        Raises: CameraUnavailable: it cannot be opened now, or it is not wanted.
+        """
         life = self._life
-        if self._now_s() - self._hurried_s >= _HURRY_S:
-            self._hurried_s = self._now_s()
-            life.hurry(self._hurried_s)
+        if self._now_s() - self._retried_s >= _RETRY_NOW_S:
+            self._retried_s = self._now_s()
+            life.retry_now(self._retried_s)
             self._wake.set()
         failures, restarts = life.failures, life.restarts
         try:
             async with asyncio.timeout(self._settings.open_timeout_s):
                 while life.opening is None:
                     if not life.wanted:
-                        raise CameraUnavailable("the camera is not wanted")
-                    # One restart is waited through, since a crash heals by itself; what the source says is final.
+                        raise CameraUnavailable("the camera is closing")
+                    # A crash heals by itself, so one restart is waited for. A failure of the source is final.
                     if life.error and (life.failures > failures or life.restarts > restarts + 1):
-                        raise CameraUnavailable(life.error.message)
+                        raise _copy(life.error)
                     await self._changed.wait()
         except TimeoutError:
-            late = f"the camera did not open within {self._settings.open_timeout_s:g} s"
-            raise CameraUnavailable(life.error.message if life.error else late) from None
+            if life.error:
+                raise _copy(life.error) from None
+            raise CameraUnavailable(f"the camera did not open within {self._settings.open_timeout_s:g} s") from None
         return life.opening.format
 
     async def closed(self) -> None:
-        while not self._life.wanted and self._life.phase in {Phase.OPENING, Phase.RUNNING, Phase.CLOSING}:
+        """Wait until the source is closed, after `want(False)`. Returns at once while the camera is wanted.
+
+        Bounded: a source that does not close is killed with its process.
+        """
+        open_phases = {ProcessPhase.OPENING, ProcessPhase.RUNNING, ProcessPhase.CLOSING}
+        while not self._life.wanted and self._life.phase in open_phases:
             await self._changed.wait()
 
-    def request_keyframe(self, quality: Quality) -> None:
-        self._order_while_running(MakeKeyframe(quality))
-
-    def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
-        lowest, highest = self.bitrate_range(quality)
-        self._bitrates[quality] = bitrate_bps
-        self._order_while_running(SetBitrate(quality, min(highest, max(lowest, bitrate_bps))))
-
-    def encode_sd(self, *, on: bool) -> None:
-        self._ask_sd(viewers=on, tried=self._sd_tried)
-
-    async def set_controls(self, values: Values) -> Values:
-        opening = self._running()
-        check(values, opening.offered)
-        await self._ask(lambda ticket: SetControls(ticket, values))
-        self._values = still_taken({**self._values, **values}, opening.offered)
-        self._follow_frame_rate(opening)
-        return in_force(self._values, opening.offered)
+    @property
+    def qualities(self) -> tuple[Quality, ...]:
+        """What it can encode; nothing while it is not open."""
+        return self.opening.qualities if self.opening else ()
 
     @property
-    def values(self) -> Values:
-        """The controls that are set, as far as the camera takes them."""
-        return still_taken(self._values, self.opening.offered) if self.opening else dict(self._values)
+    def sd_level_idc(self) -> int:
+        """The H.264 level of SD, times ten."""
+        return level_for(*self._settings.sd.stream)
+
+    @property
+    def offered(self) -> Mapping[str, Offered]:
+        """The controls of the camera; none while it is not open."""
+        return self.opening.offered if self.opening else {}
+
+    @property
+    def values(self) -> ControlValues:
+        """The controls that are set. While the camera is open: those that it accepts."""
+        return still_accepted(self._values, self.opening.offered) if self.opening else dict(self._values)
+
+    @property
+    def sd_error(self) -> str | None:
+        """Why SD failed last; None once it has delivered a picture again."""
+        return self._encodes.sd_error
+
+    @property
+    def recovery(self) -> tuple[Remedy | None, str, int]:
+        """The last remedy that was tried, why, and how often the camera stalled."""
+        return self._life.remedy, self._life.why, self._life.stalls
+
+    def bitrate_range(self, quality: Quality) -> tuple[int, int]:
+        """What the settings allow, in bits per second."""
+        return self._encodes.bitrate_range(quality)
+
+    def apply_settings(self, settings: CameraSettings) -> None:
+        """Set other bitrate ranges. An open camera is opened again with them, and viewers see a short pause."""
+        self._settings = settings
+        if self._encodes.apply_settings(settings):
+            self._life.reconfigure(self._now_s())
+            self._wake.set()
+
+    async def picture(self, *, sd: bool) -> None:
+        """Wait for a picture that was made with the present settings. `sd`: also for one of SD, if the source has SD.
+
+        Raises: CameraUnavailable: SD failed.
+        """
+        await self._encodes.picture(sd=sd)
+
+    def encode_sd(self, *, on: bool) -> None:
+        """Say whether viewers need SD; idempotent. It holds over restarts of the camera."""
+        self._encodes.encode_sd(on=on)
+
+    def request_keyframe(self, quality: Quality) -> None:
+        """Does nothing while the camera is not running."""
+        self._encodes.request_keyframe(quality)
+
+    def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
+        """Aim at this bitrate, within the range of the settings. It holds over restarts of the camera."""
+        self._encodes.set_bitrate(quality, bitrate_bps)
+
+    async def set_controls(self, values: ControlValues) -> ControlValues:
+        """Set some controls of the running camera. Returns the values in force of all.
+
+        Raises: Rejected: the camera does not accept a value; the error lists what it accepts. CameraUnavailable: the
+        camera is not open, or fails.
+        """
+        opening = self._running()
+        check(values, opening.offered)
+        await self._requests.request(lambda ticket: SetControls(ticket, values))
+        self._values = still_accepted({**self._values, **values}, opening.offered)
+        self._update_stall_time(opening)
+        return in_force(self._values, opening.offered)
 
     async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
+        """One picture of the running camera as a JPEG.
+
+        Raises: CameraUnavailable: the camera is not open, or delivers no picture in time.
+        """
         self._running()
-        done = await self._ask(lambda ticket: TakeSnapshot(ticket, width, jpeg_quality))
+        done = await self._requests.request(lambda ticket: TakeSnapshot(ticket, width, jpeg_quality))
         return base64.b64decode(done.base64 or "")
 
+    # The part.
+
     async def run(self, ready: asyncio.Event) -> None:
+        """Own the camera process until cancelled. `ready` is set at once: a missing camera delays nothing."""
         ready.set()
         try:
             while True:
@@ -219,199 +239,146 @@ class CameraProcess:
                 await self._follow()
                 await self._sleep()
         finally:
-            link, self._link = self._link or self._gone, None
-            self._life.want(self._now_s(), wanted=False)
-            self._life.lost("the daemon stops", self._now_s())
-            self._tell()
-            if link is not None:
-                await link.end()
+            self._life.end()
+            self._publish()
+            await self._children.end()
 
     async def _follow(self) -> None:
-        """Do what the rules say, until they want nothing more for now."""
-        if self._bug is not None:
-            raise self._bug
-        if self._gone is not None:
-            await self._gone.kill()
-            log.warning("camera process %d ended, status %s", self._gone.pid, self._gone.exit_status)
-            self._gone = None
+        """Carry out what the rules say until there is nothing left to do now."""
+        await self._children.reap()
         while (effect := self._life.step(self._now_s())) is not None:
-            await self._do(effect)
-            self._tell()
+            await self._carry_out(effect)
+            self._publish()
 
-    async def _do(self, effect: Effect) -> None:
-        if effect is Effect.SPAWN:
-            # Before the await: the first message may be here before it returns.
-            link = self._link = ChildLink(self._hear, self._lost)
-            try:
-                await link.spawn(self._command or _own_command(self._settings))
-            except OSError as exc:
-                self._link = None
-                self._life.lost(f"the camera process cannot be started: {exc}", self._now_s())
-        elif self._link is not None:
-            if effect is Effect.START:
-                self._link.order(Start(self._values, self._settings.model_dump(mode="json")))
-            elif effect is Effect.STOP:
-                self._link.order(Stop())
-            else:
-                self._gone, self._link = self._link, None
-                log.warning("killing the camera process: %s", self._life.error)
-                self._tell()
-                await self._gone.kill()
-                self._gone = None
+    async def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Effect.SPAWN:
+                try:
+                    await self._children.spawn(self._command or _own_command(self._settings))
+                except OSError as exc:
+                    self._life.lost(f"the camera process cannot be started: {exc}", self._now_s())
+            case Effect.PROBE:
+                self._children.order(Probe())
+            case Effect.START:
+                self._children.order(Start(self._values, self._settings.model_dump(mode="json")))
+            case Effect.STOP:
+                self._children.order(Stop())
+            case Effect.KILL:
+                self._children.drop()
+                self._requests.fail_all(_ENDED)
+                self._publish()
+                await self._children.reap()
 
     async def _sleep(self) -> None:
-        due_s = self._life.due_s
+        wait_s = max(0.0, self._life.due_s - self._now_s())
         try:
-            async with asyncio.timeout(None if due_s is None else max(0.0, due_s - self._now_s())):
+            async with asyncio.timeout(wait_s if math.isfinite(wait_s) else None):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
-    def _hear(self, link: ChildLink, message: AccessUnit | Order | Report) -> None:
-        if link is not self._link:
-            return
+    # What the process sends.
+
+    def _receive(self, message: AccessUnit | Report) -> None:
         now_s = self._now_s()
         if isinstance(message, AccessUnit):
-            self._hear_unit(message, now_s)
+            self._receive_unit(message, now_s)
             return
-        self._note(message, now_s)
+        self._receive_report(message, now_s)
         self._wake.set()
-        self._tell()
+        self._publish()
 
-    def _hear_unit(self, unit: AccessUnit, now_s: float) -> None:
-        if unit.quality is Quality.SD:
-            self._sd_s = now_s
-            self.sd_error = None
-            running = self._life.phase is Phase.RUNNING
-        else:
-            running = self._life.unit(now_s)
-            if running and self._sd_due and now_s - self._sd_s > self._life.stall_s:
-                self._order_while_running(EncodeSd(on=False))
-                self._sd_failed(f"SD delivered no picture for {self._life.stall_s:g} s")
-        if running and unit.quality in self._untried and not self._life.stale:
-            self._untried.discard(unit.quality)
-            self._announce()
-        if running:
+    def _receive_unit(self, unit: AccessUnit, now_s: float) -> None:
+        if unit.quality is Quality.HD:
+            self._life.unit(now_s)
+        if self._life.phase is ProcessPhase.RUNNING:
+            self._encodes.delivered(unit.quality, self._sd_stall_s)
             self._on_unit(unit)
 
-    @property
-    def _has_sd(self) -> bool:
-        return self._life.opening is None or Quality.SD in self._life.opening.qualities
-
-    @property
-    def _sd_due(self) -> bool:
-        return self._sd_wanted or (self._sd_tried and self._has_sd)
-
-    def _ask_sd(self, *, viewers: bool, tried: bool) -> None:
-        before = self._sd_due
-        self._sd_wanted, self._sd_tried = viewers, tried
-        if (on := self._sd_due) != before:
-            self._sd_s = self._now_s()
-            self._order_while_running(EncodeSd(on))
-
-    def _sd_failed(self, said: str) -> None:
-        log.warning("SD cannot be encoded: %s", said)
-        self.sd_error = said
-        # What is open with other ranges tells nothing of those that are tried.
-        self._sd_wanted, self._sd_tried = False, self._sd_tried and self._life.stale
-        self._announce()
-        self._on_sd_failed(said)
-
-    def _follow_frame_rate(self, opening: Opening) -> None:
-        fps = still_taken(self._values, opening.offered).get("fps") or opening.format.fps
-        self._life.stall_s = max(self._settings.stall_s, _STALL_PICTURES / fps)
-
-    def _note(self, report: Order | Report, now_s: float) -> None:
+    def _receive_report(self, report: Report, now_s: float) -> None:
         match report:
-            case Ready(source):
+            case Ready(source, missing, detail):
                 self.source = source
-                self._life.ready(now_s)
-            case Opened(opening):
-                self._life.opened(opening, now_s)
-                self._follow_frame_rate(opening)
-                self._resume()
+                self._life.ready(now_s, _missing(missing, detail))
+            case Probed(missing, detail):
+                self._life.probed(now_s, _missing(missing, detail))
             case Closed():
                 self._life.closed(now_s)
-            case Failed(said):
-                log.warning("the camera failed: %s", said)
-                self._life.failed(said, now_s)
-            case SdFailed(said):
-                self._sd_failed(said)
-            case Done(ticket):
-                if (asked := self._asked.pop(ticket, None)) is not None and not asked.done():
-                    asked.set_result(report)
+            case Failed(message, detail):
+                self._life.failed(CameraUnavailable(message, detail=detail), now_s)
+            case _:
+                self._receive_while_open(report, now_s)
+
+    def _receive_while_open(self, report: Report, now_s: float) -> None:
+        match report:
+            case Opened(opening):
+                self._life.opened(opening, now_s)
+                self._update_stall_time(opening)
+                self._encodes.opened(sd_offered=Quality.SD in opening.qualities)
+            case SdFailed(reason, number):
+                self._encodes.sd_failed(reason, number)
+            case Done():
+                self._requests.answer(report)
             case Dropped(count):
                 self.dropped += count
-            case _:
-                raise BadWire("an order from the camera process")
 
-    def _lost(self, link: ChildLink, exc: Exception | None) -> None:
-        if exc is not None and not isinstance(exc, OSError):
-            self._bug = exc
-        if link is self._link:
-            self._gone, self._link = link, None
-            for ticket, asked in self._asked.items():
-                if not asked.done():
-                    asked.set_result(Done(ticket, error="the camera process ended unexpectedly"))
-            self._life.lost("the camera process ended unexpectedly", self._now_s())
-            self._tell()
+    def _lose(self) -> None:
+        self._requests.fail_all(_ENDED)
+        self._life.lost(_ENDED, self._now_s())
+        self._publish()
         self._wake.set()
 
-    def _resume(self) -> None:
-        """What was asked of the camera before it was opened again."""
-        if self._sd_due:
-            self._sd_s = self._now_s()
-            self._order_while_running(EncodeSd(on=True))
-        for quality, bitrate_bps in self._bitrates.items():
-            self.set_bitrate(quality, bitrate_bps)
+    def _leave_behind(self, pid: int | None) -> None:
+        self._life.stuck(pid, self._now_s())
+        self._publish()
+
+    def _release(self) -> None:
+        self._life.released(self._now_s())
+        self._wake.set()
+
+    def _update_stall_time(self, opening: Opening) -> None:
+        fps = still_accepted(self._values, opening.offered).get("fps") or opening.format.fps
+        self._life.stall_s = max(self._settings.stall_s, _STALL_PICTURES / fps)
+        sd_fps = fps * self._settings.sd.fps / self._settings.hd.fps
+        self._sd_stall_s = max(self._settings.stall_s, _STALL_PICTURES / sd_fps)
 
     def _running(self) -> Opening:
         if self._life.opening is None:
-            raise CameraUnavailable(self.error.message if self.error else "the camera is not open")
+            raise _copy(self.error) if self.error else CameraUnavailable("the camera is not open")
         return self._life.opening
 
-    async def _ask(self, order: Callable[[int], Order]) -> Done:
-        """Give an order and wait for its answer.
-
-        Raises: CameraUnavailable: it did not take effect, or no answer came in time.
-        """
-        ticket = next(self._tickets)
-        asked: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self._asked[ticket] = asked
-        try:
-            self._order_while_running(order(ticket))
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                done = await asked
-        except TimeoutError:
-            raise CameraUnavailable("the camera did not answer in time") from None
-        finally:
-            self._asked.pop(ticket, None)
-        if done.error is not None:
-            raise CameraUnavailable(done.error)
-        return done
+    def _current(self) -> bool:
+        return self._life.phase is ProcessPhase.RUNNING and not self._life.outdated
 
     def _order_while_running(self, order: Order) -> None:
-        if self._life.phase is Phase.RUNNING and self._link is not None:
-            self._link.order(order)
+        if self._life.phase is ProcessPhase.RUNNING:
+            self._children.order(order)
 
-    def _tell(self) -> None:
-        life = self._life
-        pid = self._link.pid if self._link is not None else None
-        if life.phase is not self._phase:
-            self._phase = life.phase
-            self._announce()
-        now = (life.state, life.opening, life.error, life.reopens, life.restarts, pid)
-        before = (self.state, self.opening, self.error, self.reopens, self.restarts, self.pid)
-        if (now, self.source) == (before, self._told_source):
+    def _publish(self) -> None:
+        """Copy the state of the rules to the attributes, and notify tasks that wait for a change."""
+        life, error_before = self._life, self.error
+        self.state, self.opening, self.error = life.state, life.opening, life.error
+        self.reopens, self.restarts = life.reopens, life.restarts
+        self.pid = self._children.pid
+        now = (self.state, self.opening, self.error, self.reopens, self.restarts, self.pid, self.source, life.phase)
+        if now == self._published:
             return
-        self._told_source = self.source
-        self.state, self.opening, self.error, self.reopens, self.restarts, self.pid = now
-        self._announce()
-        self._on_change()
-
-    def _announce(self) -> None:
+        before, self._published = self._published, now
+        if self.error is not error_before:
+            self._failures.changed(self.error, self._now_s())
         self._changed.set()
         self._changed = asyncio.Event()
+        if now[:-1] != before[:-1]:
+            self._on_change()
+
+
+def _copy(error: CameraUnavailable) -> CameraUnavailable:
+    """A new one to raise: its traceback is of the caller, and its code is that of a request."""
+    return CameraUnavailable(error.message, detail=error.detail)
+
+
+def _missing(message: str | None, detail: str | None) -> CameraUnavailable | None:
+    return None if message is None else CameraUnavailable(message, detail=detail)
 
 
 def _own_command(settings: CameraSettings) -> Sequence[str]:

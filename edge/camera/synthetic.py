@@ -19,27 +19,27 @@ from edge.camera.port import Opening
 from edge.camera.x264 import LOW_LATENCY, rate_options
 from edge.core.access_unit import AccessUnit, Quality, StreamFormat
 from edge.core.annexb import NAL_SPS, is_keyframe, level_for, nal_type, profile_level_id, split_annexb
-from edge.core.camera_controls import Offered, still_taken
+from edge.core.camera_controls import Offered, still_accepted
 from edge.errors import CameraUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from av import VideoFrame
     from numpy.typing import NDArray
 
-    from edge.camera.port import Plan
-    from edge.core.camera_controls import Values
+    from edge.camera.port import OnFailed, Plan, Sink
+    from edge.core.camera_controls import ControlValues
 
 log = logging.getLogger(__name__)
 
 _MIDDLE = 128
+_BROKEN = (av.FFmpegError, ValueError)
+"""What PyAV raises where libx264 fails."""
 
 
 class SyntheticSource:
-    """Draws in real time, on its own thread. Constrained Baseline, one slice a picture.
+    """Draws in real time, on its own thread. Constrained Baseline, one slice per picture.
 
-    A few controls work on the drawing, so that what sets them can be tried without a camera.
+    A few controls change the drawing, so that clients can be tested without a camera.
     """
 
     name = "synthetic"
@@ -54,26 +54,30 @@ class SyntheticSource:
             "flip_vertical": Offered(default=False),
             "fps": Offered(1, hd.fps, default=hd.fps),
         }
-        self._values: Values = {}
-        # Held for the drawing and encoding of one picture, so that orders fall between pictures.
+        self._values: ControlValues = {}
+        # Held while one picture is drawn and encoded, so that orders take effect between pictures.
         self._lock = threading.Lock()
         self._encoders: dict[Quality, _Encoder] = {}
+        self._sd_failed: OnFailed = lambda _: None
         self._drawing: _Drawing | None = None
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, values: Values, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> Opening:
+    def probe(self) -> None:
+        """Do nothing: there is no device to miss."""
+
+    def start(self, values: ControlValues, sink: Sink, failed: OnFailed) -> Opening:
         plan = self._plans[Quality.HD]
-        self._values = still_taken(values, self._offered)
+        self._values = still_accepted(values, self._offered)
         drawing = self._drawing = _Drawing(plan)
         try:
-            encoder = self._encoders[Quality.HD] = _Encoder(plan, self._keyframe_interval_s)
+            encoder = self._encoders[Quality.HD] = _open_encoder(plan, self._keyframe_interval_s)
             first = encoder.encode(drawing.draw(self._values), Quality.HD, time.monotonic_ns())
-        except (av.FFmpegError, ValueError) as exc:
+        except _BROKEN as exc:
             self._encoders.clear()
-            raise CameraUnavailable(f"the encoder does not open: {exc}") from exc
+            raise CameraUnavailable(f"the encoder failed: {exc}") from exc
         sps = next(nal for nal in split_annexb(first.payload) if nal_type(nal) == NAL_SPS)
-        self._ending.clear()
+        self._stopping.clear()
         self._thread = threading.Thread(target=self._run, args=(first, sink, failed), name="synthetic")
         self._thread.start()
         stream = StreamFormat(plan.width, plan.height, float(plan.fps), profile_level_id(sps), "libx264")
@@ -81,18 +85,19 @@ class SyntheticSource:
 
     def stop(self) -> None:
         if self._thread is not None:
-            self._ending.set()
+            self._stopping.set()
             self._thread.join()
             self._thread = None
         self._encoders.clear()
         self._drawing = None
 
-    def encode_sd(self, *, on: bool, failed: Callable[[str], None] = lambda _: None) -> None:  # noqa: ARG002
+    def encode_sd(self, *, on: bool, failed: OnFailed = lambda _: None) -> None:
         with self._lock:
             if not on:
                 self._encoders.pop(Quality.SD, None)
             elif Quality.SD not in self._encoders:
-                self._encoders[Quality.SD] = _Encoder(self._plans[Quality.SD], self._keyframe_interval_s)
+                self._sd_failed = failed
+                self._encoders[Quality.SD] = _open_encoder(self._plans[Quality.SD], self._keyframe_interval_s)
 
     def request_keyframe(self, quality: Quality) -> None:
         with self._lock:
@@ -102,11 +107,11 @@ class SyntheticSource:
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None:
         with self._lock:
             if quality in self._encoders:
-                self._encoders[quality].aim_at(bitrate_bps)
+                self._encoders[quality].set_bitrate(bitrate_bps)
 
-    def set_controls(self, values: Values) -> None:
+    def set_controls(self, values: ControlValues) -> None:
         with self._lock:
-            self._values = still_taken({**self._values, **values}, self._offered)
+            self._values = still_accepted({**self._values, **values}, self._offered)
 
     def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
         if self._drawing is None:
@@ -114,25 +119,25 @@ class SyntheticSource:
         with self._lock:
             return encode_jpeg(self._drawing.draw(self._values), width, jpeg_quality)
 
-    def _run(self, unit: AccessUnit, sink: Callable[[AccessUnit], None], failed: Callable[[str], None]) -> None:
+    def _run(self, unit: AccessUnit, sink: Sink, failed: OnFailed) -> None:
         plan = self._plans[Quality.HD]
         try:
             sink(unit)
             due_ns, number = unit.captured_ns, 0
             while True:
                 period_ns = 1_000_000_000 // (self._values.get("fps") or plan.fps)
-                # A little late is drawn at once; pictures that are over are skipped, never made up for.
-                passed = max(1, (time.monotonic_ns() - due_ns) // period_ns)
-                due_ns += passed * period_ns
+                # A late picture is drawn at once. Missed pictures are skipped.
+                periods = max(1, (time.monotonic_ns() - due_ns) // period_ns)
+                due_ns += periods * period_ns
                 number += 1
-                if self._ending.wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
+                if self._stopping.wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
                     return
                 for coded in self._picture(number):
                     sink(coded)
-        except (av.FFmpegError, ValueError) as exc:
-            failed(f"the encoder broke: {exc}")
+        except _BROKEN as exc:
+            failed(f"the encoder failed: {exc}")
         except Exception as exc:
-            log.exception("a bug in the drawn camera")
+            log.exception("synthetic camera failed")
             failed(f"{type(exc).__name__}: {exc}")
 
     def _picture(self, number: int) -> list[AccessUnit]:
@@ -141,26 +146,30 @@ class SyntheticSource:
             assert self._drawing is not None
             captured_ns = time.monotonic_ns()
             frame = self._drawing.draw(self._values)
-            return [
-                encoder.encode(frame, quality, captured_ns)
-                for quality, encoder in self._encoders.items()
-                if quality is Quality.HD or number % every == 0
-            ]
+            coded = [self._encoders[Quality.HD].encode(frame, Quality.HD, captured_ns)]
+            sd = self._encoders.get(Quality.SD) if number % every == 0 else None
+            if sd is not None:
+                try:
+                    coded.append(sd.encode(frame, Quality.SD, captured_ns))
+                except _BROKEN as exc:
+                    del self._encoders[Quality.SD]
+                    self._sd_failed(f"the encoder failed: {exc}")
+            return coded
 
 
 class _Drawing:
-    """One frame that is drawn into again and again, and a second one for what the controls make of it."""
+    """One frame that is drawn into for each picture, and a second one with the controls applied."""
 
     def __init__(self, plan: Plan) -> None:
         self._drawn = av.VideoFrame(plan.width, plan.height, "yuv420p")
         self._shown = av.VideoFrame(plan.width, plan.height, "yuv420p")
         self._picture = Picture(*_planes(self._drawn))
 
-    def draw(self, values: Values) -> VideoFrame:
-        """The picture of now."""
+    def draw(self, values: ControlValues) -> VideoFrame:
+        """Draw the present time."""
         self._picture.draw(time.time_ns() // 1_000_000, time.monotonic())
         brightness, contrast = values.get("brightness", 0.0), values.get("contrast", 1.0)
-        turned = np.s_[:: -1 if values.get("flip_vertical") else 1, :: -1 if values.get("flip_horizontal") else 1]
+        flipped = np.s_[:: -1 if values.get("flip_vertical") else 1, :: -1 if values.get("flip_horizontal") else 1]
         if (
             (brightness, contrast) == (0.0, 1.0)
             and not values.get("flip_vertical")
@@ -170,7 +179,7 @@ class _Drawing:
         levels = (np.arange(256) - _MIDDLE) * contrast + _MIDDLE + 255 * brightness
         table = levels.clip(0, 255).astype(np.uint8)
         for place, (shown, drawn) in enumerate(zip(_planes(self._shown), _planes(self._drawn), strict=True)):
-            shown[:] = table[drawn[turned]] if place == 0 else drawn[turned]
+            shown[:] = table[drawn[flipped]] if place == 0 else drawn[flipped]
         return self._shown
 
 
@@ -181,8 +190,16 @@ def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
     ]
 
 
+def _open_encoder(plan: Plan, keyframe_interval_s: float) -> _Encoder:
+    """Raises: CameraUnavailable: libx264 does not accept this plan."""
+    try:
+        return _Encoder(plan, keyframe_interval_s)
+    except _BROKEN as exc:
+        raise CameraUnavailable(f"the encoder does not open: {exc}") from exc
+
+
 class _Encoder:
-    """libx264, set up as for a Raspberry Pi 5."""
+    """libx264 with the options used on a Raspberry Pi 5."""
 
     def __init__(self, plan: Plan, keyframe_interval_s: float) -> None:
         context = VideoCodecContext.create("libx264", "w")
@@ -190,7 +207,7 @@ class _Encoder:
         context.framerate, context.time_base = Fraction(plan.fps), Fraction(1, 1_000_000)
         context.bit_rate = plan.max_bps
         context.gop_size = max(1, round(keyframe_interval_s * plan.fps))
-        # Tune zerolatency would make a slice of each thread.
+        # With tune zerolatency, each thread would encode a slice of its own.
         context.thread_count = 1
         level = level_for(plan.width, plan.height, plan.fps, plan.max_bps)
         context.options = {**LOW_LATENCY, **rate_options(plan.max_bps), "level": str(level)}
@@ -198,22 +215,22 @@ class _Encoder:
         self.keyframe_due = False
         self._context = context
         self._plan = plan
-        self._begun_ns: int | None = None
+        self._started_ns: int | None = None
 
-    def aim_at(self, bitrate_bps: int) -> None:
-        # libx264 takes a new rate between pictures, since the rate buffer was set at open.
+    def set_bitrate(self, bitrate_bps: int) -> None:
+        # libx264 accepts a new bitrate between pictures because the rate buffer was set when it was opened.
         self._context.bit_rate = min(self._plan.max_bps, max(self._plan.min_bps, bitrate_bps))
 
     def encode(self, frame: VideoFrame, quality: Quality, captured_ns: int) -> AccessUnit:
-        """The coded picture.
+        """Encode one picture.
 
-        Raises: FFmpegError, ValueError: the encoder broke.
+        Raises: FFmpegError, ValueError: the encoder failed.
         """
-        if self._begun_ns is None:
-            self._begun_ns = captured_ns
+        if self._started_ns is None:
+            self._started_ns = captured_ns
         if frame.width != self._plan.width or frame.height != self._plan.height:
             frame = frame.reformat(width=self._plan.width, height=self._plan.height)
-        frame.pts = (captured_ns - self._begun_ns) // 1000
+        frame.pts = (captured_ns - self._started_ns) // 1000
         frame.time_base = self._context.time_base
         frame.pict_type = PictureType.I if self.keyframe_due else PictureType.NONE
         self.keyframe_due = False

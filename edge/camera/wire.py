@@ -1,7 +1,8 @@
-"""What the daemon and the camera process say to each other over their socket pair.
+"""The protocol between the daemon and the camera process, over a socket pair.
 
-A message is a four-byte length (big-endian) and a body. The body of an access unit begins with its flags, 0 or 1
-for a keyframe; every other body is a JSON object. Reports and access units go to the daemon, orders to the camera.
+A message is a four-byte length (big-endian) and a body. The body of an access unit starts with a byte that is 1 for a
+keyframe, else 0. Every other body is a JSON object. The daemon sends orders. The camera process sends reports and
+access units.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import struct
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from edge.camera.port import Opening
-from edge.core.access_unit import AccessUnit, Quality, StreamFormat
-from edge.core.camera_controls import Offered
+# reports.py reads the annotations of the reports at run time.
+from edge.camera.port import Opening  # noqa: TC001
+from edge.core.access_unit import AccessUnit, Quality
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge.core.camera_controls import Values
+    from edge.core.camera_controls import ControlValues
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -28,28 +29,33 @@ _QUALITIES = (Quality.HD, Quality.SD)
 
 
 class BadWire(ValueError):
-    """The other end does not keep to this protocol."""
+    """The message violates this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Check whether the camera is there, without opening it; answered by Probed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """Open the source, with these controls; answered by Opened or Failed.
 
-    `settings`: the camera's, as on the command line; they may be others than before.
+    `settings`: the camera's settings, as on the command line. They may have changed since.
     """
 
-    values: Values = field(default_factory=dict)
+    values: ControlValues = field(default_factory=dict)
     settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Release the source; answered by Closed, open or not."""
+    """Close the source; always answered by Closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class MakeKeyframe:
-    """Make the next picture a keyframe."""
+    """Encode the next picture as a keyframe."""
 
     quality: Quality
 
@@ -64,9 +70,10 @@ class SetBitrate:
 
 @dataclass(frozen=True, slots=True)
 class EncodeSd:
-    """Begin or end SD; answered by SdFailed where it cannot begin."""
+    """Start or stop SD. SdFailed with the same number: it did not start, or failed later."""
 
     on: bool
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class SetControls:
     """Set these controls; answered by Done."""
 
     ticket: int
-    values: Values
+    values: ControlValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,40 +95,58 @@ class TakeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The process is up and reads orders. `source`: which kind it is."""
+    """The process is up, has probed for the camera, and reads orders. `source`: which kind it is.
+
+    `missing` and `detail` as in Probed.
+    """
 
     source: str
+    missing: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """None: the camera is there. Else why not, for viewers (`missing`) and for technicians (`detail`)."""
+
+    missing: str | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The source runs; access units follow, a keyframe first."""
+    """The source is open. Access units follow, a keyframe first."""
 
     opening: Opening
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The source is released; no access unit follows."""
+    """The source is closed. No access unit follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The source could not be opened, or broke; it is released. No access unit follows."""
+    """The source could not be opened, or failed; it is closed. No access unit follows.
+
+    `message` is for viewers, `detail` for technicians.
+    """
 
     message: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class SdFailed:
-    """SD is not encoded; HD goes on."""
+    """The SD encode that the order of this number started has failed; HD goes on."""
 
     message: str
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An order with a ticket took effect, or why it did not. `base64`: the JPEG that was asked for."""
+    """The order with this ticket took effect; `error`: why it did not. `base64`: the requested JPEG."""
 
     ticket: int
     error: str | None = None
@@ -130,94 +155,97 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """So many access units more were dropped, because the daemon was slow to read."""
+    """This many more access units were dropped because the daemon was slow to read."""
 
     count: int
 
 
-Order: TypeAlias = Start | Stop | EncodeSd | MakeKeyframe | SetBitrate | SetControls | TakeSnapshot
-Report: TypeAlias = Ready | Opened | Closed | Failed | SdFailed | Done | Dropped
+Order: TypeAlias = Probe | Start | Stop | EncodeSd | MakeKeyframe | SetBitrate | SetControls | TakeSnapshot
+Report: TypeAlias = Ready | Probed | Opened | Closed | Failed | SdFailed | Done | Dropped
 
-_KINDS = {kind.__name__: kind for kind in (*get_args(Order), *get_args(Report))}
+_ORDERS = {kind.__name__: kind for kind in get_args(Order)}
 
 
 def encode_unit(unit: AccessUnit) -> bytes:
-    """The whole message of an access unit, length included.
+    """Encode an access unit as a message with its length.
 
-    Raises: BadWire: over the limit.
+    Raises: BadWire: the message is too long.
     """
     return _framed(_UNIT.pack(unit.keyframe, _QUALITIES.index(unit.quality), unit.captured_ns) + unit.payload)
 
 
 def encode(message: Order | Report) -> bytes:
-    """The whole message of an order or a report, length included.
+    """Encode an order or a report as a message with its length.
 
-    Raises: BadWire: over the limit.
+    Raises: BadWire: the message is too long.
     """
     return _framed(json.dumps({"kind": type(message).__name__, **asdict(message)}).encode())
 
 
-def decode(body: bytes) -> AccessUnit | Order | Report:
-    """What a body, without its length, says.
+def decode_order(body: bytes) -> Order:
+    """Decode the body of an order. The daemon has checked the types of its fields.
 
-    Raises: BadWire: nothing of this protocol.
+    Raises: BadWire: the body is invalid.
     """
     try:
-        if body[:1] != b"{":
-            keyframe, quality, captured_ns = _UNIT.unpack_from(body)
-            return AccessUnit(body[_UNIT.size :], captured_ns, (False, True)[keyframe], _QUALITIES[quality])
-        fields: dict[str, Any] = json.loads(body)
-        kind = _KINDS[fields.pop("kind")]
-        if kind is Opened:
-            fields["opening"] = _opening(**fields["opening"])
-        elif "quality" in fields:
+        fields = json.loads(body)
+        kind = _ORDERS[fields.pop("kind")]
+        if "quality" in fields:
             fields["quality"] = Quality(fields["quality"])
-        message: Order | Report = kind(**fields)
-        return message
-    except (struct.error, ValueError, LookupError, TypeError, RecursionError) as exc:
-        raise BadWire(f"a message of {len(body)} bytes that is none of ours") from exc
+        order: Order = kind(**fields)
+    except DECODE_ERRORS as exc:
+        raise invalid(body, exc) from exc
+    return order
 
 
-def _opening(
-    format: dict[str, Any],  # noqa: A002  the field's name
-    qualities: list[str],
-    offered: dict[str, dict[str, Any]],
-    values: Values,
-) -> Opening:
-    return Opening(
-        StreamFormat(**format),
-        tuple(Quality(name) for name in qualities),
-        {name: Offered(**{**offer, "choices": tuple(offer["choices"])}) for name, offer in offered.items()},
-        values,
-    )
+def decode_unit(body: bytes) -> AccessUnit:
+    """Decode the body of an access unit.
+
+    Raises: BadWire: the body is invalid.
+    """
+    try:
+        keyframe, quality, captured_ns = _UNIT.unpack_from(body)
+        return AccessUnit(body[_UNIT.size :], captured_ns, (False, True)[keyframe], _QUALITIES[quality])
+    except DECODE_ERRORS as exc:
+        raise invalid(body, exc) from exc
+
+
+DECODE_ERRORS = (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What decoding of any bytes may raise."""
+
+
+def invalid(body: bytes, exc: Exception) -> BadWire:
+    """Make the error that says why a body cannot be decoded."""
+    cause = " ".join(str(exc).split())[:200]
+    return BadWire(f"invalid message of {len(body)} bytes: {type(exc).__name__}: {cause}")
 
 
 class Deframer:
-    """Cuts a byte stream into bodies. Holds at most one message and what came with it."""
+    """Splits a byte stream into bodies. Holds at most one incomplete message."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bodies that are complete with this data; all are to be consumed before the next call.
+        """The bodies that are complete after this data. Consume all of them before the next call.
 
-        Raises: BadWire: a length that is empty or over the limit; the stream cannot be followed any further.
+        Raises: BadWire: a length is zero or too large; the stream cannot be decoded any further.
         """
-        self._held += data
-        begin = 0
-        while len(self._held) - begin >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._held, begin)
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
             if not 0 < length <= MESSAGE_LIMIT_BYTES:
-                raise BadWire(f"a message of {length} bytes")
-            end = begin + _LENGTH.size + length
-            if end > len(self._held):
+                raise BadWire(f"invalid message length of {length} bytes (limit: {MESSAGE_LIMIT_BYTES})")
+            end = start + _LENGTH.size + length
+            if end > len(self._buffer):
                 break
-            yield bytes(memoryview(self._held)[begin + _LENGTH.size : end])
-            begin = end
-        del self._held[:begin]
+            yield bytes(memoryview(self._buffer)[start + _LENGTH.size : end])
+            start = end
+        del self._buffer[:start]
 
 
 def _framed(body: bytes) -> bytes:
     if len(body) > MESSAGE_LIMIT_BYTES:
-        raise BadWire(f"a message of {len(body)} bytes, the limit is {MESSAGE_LIMIT_BYTES}")
+        raise BadWire(f"message of {len(body)} bytes is too long (limit: {MESSAGE_LIMIT_BYTES})")
     return _LENGTH.pack(len(body)) + body

@@ -1,4 +1,4 @@
-"""How libx264 is asked for low latency: for the drawn camera, and for the Pi 5, which has no encoder of its own."""
+"""Low-latency options of libx264, for the synthetic source and for the Pi 5, which has no hardware encoder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LOW_LATENCY = {
     "forced-idr": "1",
     "x264-params": "annexb=1:repeat-headers=1:slices=1:colorprim=bt709:transfer=bt709:colormatrix=bt709",
 }
-"""One slice a picture, no B-frames, SPS and PPS in front of every keyframe, and every keyframe an IDR picture.
+"""One slice per picture, no B-frames, every keyframe an IDR picture with SPS and PPS before it.
 
-The colours are said, since players guess them by the size, and a change between HD and SD would show.
+The colour space is set because players otherwise guess it from the size, and a change between HD and SD would show.
 """
 
 
-def rate_options(most_bps: int) -> dict[str, str]:
-    """The rate buffer. Set at open, or else libx264 takes no other bitrate while it runs."""
-    return {"maxrate": str(most_bps), "bufsize": str(int(most_bps * KEYFRAME_S))}
+def rate_options(max_bps: int) -> dict[str, str]:
+    """The rate buffer. Unless it is set at open, libx264 ignores a later change of bitrate."""
+    return {"maxrate": str(max_bps), "bufsize": str(int(max_bps * KEYFRAME_S))}

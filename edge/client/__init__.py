@@ -1,6 +1,6 @@
-"""What a Python backend imports to talk to cameras over MQTT."""
+"""The client for Python backends: controls cameras over MQTT."""
 
-from edge.client.camera_client import Camera, CameraClient
+from edge.client.camera_client import CameraClient, RemoteCamera
 from edge.client.tokens import Signer
 
-__all__ = ["Camera", "CameraClient", "Signer"]
+__all__ = ["CameraClient", "RemoteCamera", "Signer"]

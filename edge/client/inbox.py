@@ -1,4 +1,4 @@
-"""What a device sends by itself, kept for whoever reads it: bounded, and what does not fit is counted."""
+"""Bounded queues for the messages that a device sends unasked. Messages that do not fit are counted."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 SessionMessage: TypeAlias = CandidateBody | CameraNoticeBody | ClosedBody
 
-# The candidates, and the mark of their end.
+# The candidates and their end mark.
 _ITEMS_LIMIT = CANDIDATES_LIMIT + 1
 _SESSIONS_LIMIT = 256
 _EVENTS_LIMIT = 256
 
 
-class _Session:
-    """All that came for one session, from its start."""
+class _Inbox:
+    """All messages of one session."""
 
     def __init__(self) -> None:
         self.items: list[SessionMessage] = []
+        self.token: str | None = None
         self.notice: CameraNoticeBody | None = None
         self.notices = 0
         self.readers = 0
         self.changed = asyncio.Event()
 
     def keep_notice(self, notice: CameraNoticeBody) -> None:
-        """Of many, the latest alone is true."""
+        """Keep the latest notice only: it replaces earlier ones."""
         self.notice = notice
         self.notices += 1
 
@@ -43,19 +44,25 @@ class _Session:
         return bool(self.items) and isinstance(self.items[-1], ClosedBody)
 
 
-class Sessions:
-    """Session messages of one device. A message may come before its reader, and before the answer.
+class SessionInboxes:
+    """The session messages of one device. A message may arrive before its reader, and before the answer.
 
-    Full: a session's candidates over the limit are dropped; of the sessions that nobody reads, the oldest goes.
+    Candidates beyond the limit of a session are dropped. Beyond the limit of sessions, the oldest without a reader is
+    dropped.
     """
 
     def __init__(self, counters: Counter[str]) -> None:
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._sessions: OrderedDict[str, _Inbox] = OrderedDict()
         self._counters = counters
 
-    def expect(self, session: str) -> None:
-        """Keep what comes for this session from now on."""
-        self._get(session)
+    def expect(self, session: str, token: str | None = None) -> None:
+        """Keep messages of this session from now on, and the token that opens it."""
+        self._get(session).token = token
+
+    def token(self, session: str) -> str | None:
+        """The token that opened this session."""
+        found = self._sessions.get(session)
+        return None if found is None else found.token
 
     def put(self, item: SessionMessage) -> None:
         session = self._sessions.get(item.session)
@@ -74,9 +81,9 @@ class Sessions:
         session.changed.set()
 
     async def read(self, name: str) -> AsyncIterator[SessionMessage]:
-        """All messages of a session from its first, for any number of readers; ends behind `ClosedBody`.
+        """Iterate over all messages of a session, for any number of readers. Ends after `ClosedBody`.
 
-        Of what is told about the camera, only the latest is kept.
+        Of the camera notices, only the latest is kept.
         """
         session = self._get(name)
         session.readers += 1
@@ -97,12 +104,12 @@ class Sessions:
         finally:
             session.readers -= 1
 
-    def _get(self, name: str) -> _Session:
+    def _get(self, name: str) -> _Inbox:
         session = self._sessions.get(name)
         if session is None:
             if len(self._sessions) >= _SESSIONS_LIMIT:
                 self._drop_oldest()
-            session = self._sessions[name] = _Session()
+            session = self._sessions[name] = _Inbox()
         return session
 
     def _drop_oldest(self) -> None:
@@ -114,7 +121,7 @@ class Sessions:
 
 
 class EventFeed:
-    """One reader's events of one device, from the moment it was made. Full: the oldest goes."""
+    """One reader's events of one device, from its creation on. When it is full, the oldest is dropped."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._events: deque[Event] = deque()
@@ -139,7 +146,7 @@ class EventFeed:
 
 
 class Feeds:
-    """All readers of one device's events. A reader that is no longer referred to is gone by itself."""
+    """All readers of one device's events. A reader without references is removed automatically."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._feeds: WeakSet[EventFeed] = WeakSet()

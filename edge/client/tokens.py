@@ -1,4 +1,4 @@
-"""A backend's side of authority: keys, and tokens signed with them."""
+"""Keys and signed tokens for a backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY_FILE, JWKS_FILE = "private.pem", "jwks.json"
 class Signer:
     """Signs tokens with one private key, Ed25519 (EdDSA) or P-256 (ES256).
 
-    `kid` names the key in the devices' JWKS file. Keys and tokens are secrets: neither shows in its representation.
+    `kid` names the key in the devices' JWKS file. The private key is a secret: it does not appear in `repr()`.
     """
 
     def __init__(self, key: PrivateKey, kid: str) -> None:
@@ -35,22 +35,22 @@ class Signer:
 
     @classmethod
     def generate(cls, kid: str | None = None) -> Signer:
-        """With a new Ed25519 key."""
+        """Make a signer with a new Ed25519 key."""
         return cls(ed25519.Ed25519PrivateKey.generate(), kid or f"key-{secrets.token_hex(4)}")
 
     @classmethod
     def read(cls, path: Path, kid: str | None = None) -> Signer:
-        """With the key in a PEM file; without `kid`, the one in the JWKS file beside it that goes with the key.
+        """Read the key from a PEM file. Without `kid`, it is taken from the JWKS file beside the PEM file.
 
-        Raises: OSError; ValueError: it is no such key, or `kid` is not to be found.
+        Raises: OSError. ValueError: the file has no supported key, or the JWKS file does not contain the key.
         """
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise ValueError(f"{path} holds no private key in PEM without a password") from None
+            raise ValueError(f"{path} contains no private key in PEM format without a password") from None
         p256 = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
         if not p256 and not isinstance(key, ed25519.Ed25519PrivateKey):
-            raise ValueError(f"{path} holds neither an Ed25519 nor a P-256 key")
+            raise ValueError(f"{path} contains neither an Ed25519 nor a P-256 key")
         assert isinstance(key, PrivateKey)
         return cls(key, kid or _kid_beside(path, key))
 
@@ -64,7 +64,7 @@ class Signer:
         ttl_s: float = 60,
         now_s: float | None = None,
     ) -> str:
-        """A token for one viewer on one device, with an id of its own. `client`: the one reply client to use it."""
+        """Sign a token with a new `jti` for one viewer and device. `client`: the only reply client that may use it."""
         now_s = time.time() if now_s is None else now_s
         claims: dict[str, object] = {
             "aud": device,
@@ -79,11 +79,11 @@ class Signer:
         return jwt.encode(claims, self._key, self._algorithm, {"kid": self.kid})
 
     def jwk(self) -> dict[str, object]:
-        """The public half, as an entry of a JWKS file."""
+        """The public key as an entry of a JWKS file."""
         return {**_public(self._key), "kid": self.kid, "use": "sig", "alg": self._algorithm}
 
     def save(self, directory: Path) -> tuple[Path, Path]:
-        """Write the private key, for its owner alone, and the JWKS file, neither over an old one. Raises: OSError."""
+        """Write the private key, readable by its owner only, and the JWKS file. Raises: OSError, also if one exists."""
         directory.mkdir(parents=True, exist_ok=True)
         key_file, jwks_file = directory / KEY_FILE, directory / JWKS_FILE
         pem = self._key.private_bytes(
@@ -97,7 +97,7 @@ class Signer:
 
 
 def jwks(*signers: Signer) -> str:
-    """The JWKS file for the devices, with the public halves of these keys."""
+    """The JWKS file for the devices, with the public keys of these signers."""
     return json.dumps({"keys": [signer.jwk() for signer in signers]}, indent=2) + "\n"
 
 
@@ -117,4 +117,4 @@ def _kid_beside(path: Path, key: PrivateKey) -> str:
     for entry in listed:
         if isinstance(entry, dict) and _public(key).items() <= entry.items():
             return str(entry.get("kid"))
-    raise ValueError(f"{beside} does not name this key: say its kid")
+    raise ValueError(f"{beside} does not contain this key; name its kid with --kid")

@@ -1,7 +1,7 @@
 """Prints the AsyncAPI 3 document: `python -m edge.contract.asyncapi > docs/asyncapi.json`.
 
-From the device's point of view: it receives commands, and sends the rest. The examples are messages of a real device
-and its backend, in docs/examples.json.
+It describes the device: it receives commands and sends the other messages. The examples in docs/examples.json are
+messages of a real device and its backend.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from edge.contract.messages import (
     Command,
     ErrorInfo,
     Event,
+    Offline,
     Reply,
     Status,
     Telemetry,
@@ -32,7 +33,7 @@ from edge.contract.messages import (
 from edge.contract.replies import REPLIES, SESSION_MESSAGES
 from edge.contract.shadow import Desired, Reported
 from edge.contract.topics import DEVICE_ID, Topics
-from edge.core.authority import WHO_MAY
+from edge.core.authority import PERMISSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,22 +49,22 @@ _BINDING = "0.2.0"
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What tells how the device is: a channel with one kind of message, which has no type."""
+    """A channel that describes the device, and its messages by key. They have no type."""
 
     name: str
     address: str
-    model: type[BaseModel]
+    models: dict[str, type[BaseModel]]
     retain: bool
 
 
 _STATES = (
-    _State("status", _TOPICS.status, Status, retain=True),
-    _State("telemetry", _TOPICS.telemetry, Telemetry, retain=False),
+    _State("status", _TOPICS.status, {"status": Status, "status.offline": Offline}, retain=True),
+    _State("telemetry", _TOPICS.telemetry, {"telemetry": Telemetry}, retain=False),
 )
 
 
 class _Schema(GenerateJsonSchema):
-    """A field's name says it; a title made of it says nothing more."""
+    """Without titles: pydantic would only repeat the field's name."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
         del schema
@@ -71,17 +72,17 @@ class _Schema(GenerateJsonSchema):
 
 
 class _Document:
-    """The parts that refer to each other, while they are made."""
+    """The sections of the document, which refer to each other."""
 
     def __init__(self, examples: Mapping[str, Json]) -> None:
         self.channels: Json = {}
         self.operations: Json = {}
         self.messages: Json = {}
         self._examples = examples
-        told = [kind.body for kind in REPLIES.values() if kind.body is not None]
-        bodies = [*BODIES.values(), *told, *SESSION_MESSAGES.values(), *EVENTS.values()]
+        replies = [kind.body for kind in REPLIES.values() if kind.body is not None]
+        bodies = [*BODIES.values(), *replies, *SESSION_MESSAGES.values(), *EVENTS.values()]
         models: list[type[BaseModel]] = [Command, Reply, ErrorInfo, Event, Desired, Reported, *bodies]
-        models += [each.model for each in _STATES]
+        models += [model for state in _STATES for model in state.models.values()]
         self._refs, made = models_json_schema(
             [(model, "validation") for model in dict.fromkeys(models)],
             ref_template="#/components/schemas/{model}",
@@ -113,7 +114,7 @@ class _Document:
         }
 
     def message(self, key: str, name: str, summary: str, payload: Json, **more: object) -> str:
-        """A message, with what was recorded of it; its key."""
+        """Add a message with its recorded examples; return its key."""
         examples = [
             {"name": example, "payload": recorded["message"]}
             for example, recorded in self._examples.items()
@@ -128,22 +129,22 @@ class _Document:
         return dict(self._refs[model, "validation"])
 
     def envelope(self, model: type[BaseModel], required: list[str], **fields: Json) -> Json:
-        """An envelope of which some fields are known more closely."""
+        """An envelope whose `fields` have more specific schemas."""
         return {"allOf": [self.ref(model), {"type": "object", "properties": fields, "required": required}]}
 
 
 def document(examples: Mapping[str, Json]) -> Json:
-    """The whole document. `examples`: messages by name, each with its `topic`."""
+    """Make the document. `examples`: messages by name, each with its `topic`."""
     made = _Document(examples)
     _commands(made)
     _session_messages(made)
     _events(made)
     _shadow(made)
     for state in _STATES:
-        told = _first_line(state.model)
-        made.message(state.name, state.name, told, made.ref(state.model))
-        made.channel(state.name, state.address, told, [state.name])
-        made.operation(f"send.{state.name}", "send", state.name, [state.name], {}, retain=state.retain)
+        for key, model in state.models.items():
+            made.message(key, key, _first_line(model), made.ref(model))
+        made.channel(state.name, state.address, _first_line(state.models[state.name]), state.models)
+        made.operation(f"send.{state.name}", "send", state.name, state.models, {}, retain=state.retain)
     return {
         "asyncapi": "3.0.0",
         "info": _INFO,
@@ -160,10 +161,12 @@ def document(examples: Mapping[str, Json]) -> Json:
 
 
 def message_key(topic: str, message: Mapping[str, Any]) -> str:
-    """Which of the document's messages this is, by its topic and type."""
+    """The key of a message in the document, from its topic and type."""
     channel, *rest = topic.split("/")[Topics("").command.count("/") :]
     if channel == "shadow":
         return ".".join([channel, *rest])
+    if channel == "status":
+        return channel if message.get("stream") else "status.offline"
     return f"{channel}.{message['type']}" if "type" in message else channel
 
 
@@ -171,7 +174,7 @@ def _commands(made: _Document) -> None:
     error = made.message(
         "reply.error",
         "error",
-        "Why a command was refused; nothing changed.",
+        "A command was refused; nothing changed.",
         made.envelope(Reply, ["v", "error"], type=_const("error"), ok=_const(False), error=made.ref(ErrorInfo)),
         **_CORRELATED,
     )
@@ -180,7 +183,7 @@ def _commands(made: _Document) -> None:
         if reply.body is not None:
             fields["body"] = made.ref(reply.body)
         required = ["v", "body"] if reply.body else ["v"]
-        summary = _first_line(reply.body) if reply.body else "It took effect."
+        summary = _first_line(reply.body) if reply.body else "The command took effect."
         payload = made.envelope(Reply, required, **fields)
         made.message(f"reply.{reply.kind}", reply.kind, summary, payload, **_CORRELATED)
     for kind, body in BODIES.items():
@@ -188,11 +191,11 @@ def _commands(made: _Document) -> None:
         payload = made.envelope(Command, needed, type=_const(kind), body=made.ref(body))
         made.message(f"command.{kind}", kind, _first_line(body), payload, **_ANSWERED)
     replies = [*dict.fromkeys(f"reply.{reply.kind}" for reply in REPLIES.values()), error]
-    told = [f"reply.{kind}" for kind in SESSION_MESSAGES]
+    notifications = [f"reply.{kind}" for kind in SESSION_MESSAGES]
     made.channel("command", _TOPICS.command, _COMMAND, [f"command.{kind}" for kind in BODIES])
-    made.channel("reply", _TOPICS.reply("{client}"), _REPLY, [*replies, *told])
+    made.channel("reply", _TOPICS.reply("{client}"), _REPLY, [*replies, *notifications])
     for kind in BODIES:
-        right = WHO_MAY[kind]
+        permission = PERMISSIONS[kind]
         answers = _in_channel("reply", [f"reply.{REPLIES[kind].kind}", error])
         made.operation(
             kind,
@@ -202,8 +205,8 @@ def _commands(made: _Document) -> None:
             {
                 "reply": {"channel": {"$ref": "#/channels/reply"}, "messages": answers},
                 "security": [{"$ref": "#/components/securitySchemes/token"}],
-                # Which scope the token needs; with `owner`, who opened the session may as well, without a token too.
-                "x-who-may": {"scope": right.scope, "owner": right.owner},
+                # The scope that the token needs. `owner`: one of the session's subject.
+                "x-permission": {"scope": permission.scope, "owner": permission.owner},
             },
         )
 
@@ -217,7 +220,7 @@ def _session_messages(made: _Document) -> None:
         "send",
         "reply",
         [f"reply.{kind}" for kind in SESSION_MESSAGES],
-        {"description": "About a session, to the reply client that opened it."},
+        {"description": "Messages about a session, to the reply client that opened it."},
     )
 
 
@@ -231,14 +234,14 @@ def _events(made: _Document) -> None:
         )
         for kind, body in EVENTS.items()
     ]
-    made.channel("event", _TOPICS.event, "What happened; also while the link was away.", keys)
+    made.channel("event", _TOPICS.event, "Events, including those that happened while the link was down.", keys)
     made.operation("send.event", "send", "event", keys, {})
 
 
 def _shadow(made: _Document) -> None:
-    """On brokers other than AWS IoT, whose own topics and documents AWS describes."""
+    """The shadow on brokers other than AWS IoT; AWS documents its own topics."""
     topics = _TOPICS.shadow(at_aws=False)
-    version = {"type": "integer", "description": "Counted up; an older one than the last is left aside."}
+    version = {"type": "integer", "description": "Increasing; a lower one than the last is ignored."}
     for name, action, address, summary, fields in (
         ("shadow.update.delta", "receive", topics.delta, _DESIRED, {"state": made.ref(Desired), "version": version}),
         ("shadow.update", "send", topics.update, _REPORTED, {"state": _object(reported=made.ref(Reported))}),
@@ -269,29 +272,29 @@ def _meanings(lines: Iterable[str]) -> str:
 
 
 _COMMAND = (
-    f"One command a message, at most {COMMAND_LIMIT_BYTES} bytes. It takes effect once, however often it is delivered: "
-    "the same sender and `id` gets the same reply again. `id` is the sender's and unique; `expires_at` is at most "
-    f"{LIFETIME_LIMIT_S} s ahead. A command whose reply topic is not allowed changes nothing and is not answered. "
-    f"Reserved, and answered with `unsupported`: {', '.join(sorted(RESERVED))}."
+    f"One command per message, at most {COMMAND_LIMIT_BYTES} bytes. A command takes effect once, however often it is "
+    "delivered: the same sender and `id` get the same reply again. The sender chooses a unique `id`. `expires_at` is "
+    f"at most {LIFETIME_LIMIT_S} s ahead. A command with an invalid reply topic changes nothing and gets no reply. "
+    f"Reserved and rejected as `unsupported`: {', '.join(sorted(RESERVED))}."
 )
 _REPLY = (
-    "The replies to one backend client, and what the device tells it about its sessions. The reply to a command goes "
-    "to its MQTT 5 response topic, or else to its `reply_to`: that has to be this address. A reply has the `id` of its "
-    "command; what the device tells by itself has an id of its own, and `body.session`."
+    "The replies to one backend client, and messages about its sessions. The device sends the reply to the command's "
+    "MQTT 5 response topic, or else to its `reply_to`; both must be this address. A reply has the `id` of its command. "
+    "A message that the device sends unasked has its own id, and `body.session`."
 )
-_DESIRED = "All settings that are desired from afar, retained by the backend. What is left out is as the file says."
+_DESIRED = "All settings that the backend desires, retained. A setting that is left out has the value of the file."
 _REPORTED = "The settings in force, retained by the device. At AWS IoT both are in the thing's shadow named `edge`."
 _PARAMETERS: Json = {
     "device": {"description": f"The device id, which is its MQTT client id and AWS thing name: {DEVICE_ID}"},
-    "client": {"description": "A name of the backend's own: 1 to 64 of letters, digits, `_`, `.`, `:` and `-`"},
+    "client": {"description": "A name that the backend chooses: 1 to 64 of letters, digits, `_`, `.`, `:` and `-`"},
 }
 _INFO: Json = {
     "title": "edge-streamer over MQTT",
     "version": "1",
     "description": (
-        "What a backend and a device say to each other: JSON, at QoS 1. Unknown fields are to be ignored. `edge/v1` is "
-        "the device's setting mqtt.prefix; a new major version of this contract has a new prefix. On MQTT 3.1.1 there "
-        "is no response topic and no correlation data: `reply_to` and `id` do the same. For people: docs/backend.md."
+        "The messages between a backend and a device: JSON, at QoS 1. Ignore unknown fields. `edge/v1` is the device's "
+        "setting mqtt.prefix; a new major version of this contract has a new prefix. MQTT 3.1.1 has no response topic "
+        "and no correlation data: use `reply_to` and `id`. For an introduction see docs/backend.md."
     ),
     "license": {"name": "MIT"},
 }
@@ -299,7 +302,7 @@ _SERVER: Json = {
     "host": "broker.example.com:8883",
     "protocol": "secure-mqtt",
     "protocolVersion": "5",
-    "description": "Your broker; MQTT 3.1.1 will do. The bindings are those of the device's link.",
+    "description": "Your broker; MQTT 3.1.1 works as well. The bindings are those of the device's connection.",
     "security": [{"$ref": "#/components/securitySchemes/certificate"}, {"$ref": "#/components/securitySchemes/user"}],
     "bindings": {
         "mqtt": {
@@ -308,7 +311,7 @@ _SERVER: Json = {
             "lastWill": {
                 "topic": _TOPICS.status,
                 "qos": 1,
-                "message": "The status, with `online` false.",
+                "message": "The message `status.offline`.",
                 "retain": True,
             },
             "keepAlive": 30,
@@ -319,30 +322,30 @@ _SERVER: Json = {
     },
 }
 _SECURITY_SCHEMES: Json = {
-    "certificate": {"type": "X509", "description": "A client certificate; with AWS IoT, a thing's."},
-    "user": {"type": "userPassword", "description": "Where the broker asks for them."},
+    "certificate": {"type": "X509", "description": "A client certificate; at AWS IoT that of a thing."},
+    "user": {"type": "userPassword", "description": "If the broker requires them."},
     "token": {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": (
-            "Not in a header: the command's field `token`, a JWT (EdDSA or ES256) that the backend signs, see "
+            "Sent in the command's field `token`, not in a header: a JWT (EdDSA or ES256) that the backend signs; see "
             "docs/authority.md."
         ),
     },
 }
-_CORRELATION: Json = {"type": "string", "description": "That of the command, where it had some."}
+_CORRELATION: Json = {"type": "string", "description": "That of the command, if it had any."}
 _CORRELATED: Json = {
     "correlationId": {"location": "$message.payload#/id"},
     "bindings": {"mqtt": {"correlationData": _CORRELATION, "bindingVersion": _BINDING}},
 }
-_RESPONSE_TOPIC: Json = {"type": "string", "description": "The reply topic; goes before `reply_to`."}
+_RESPONSE_TOPIC: Json = {"type": "string", "description": "The reply topic; takes precedence over `reply_to`."}
 _ANSWERED: Json = {
     "correlationId": {"location": "$message.payload#/id"},
     "bindings": {
         "mqtt": {
             "responseTopic": _RESPONSE_TOPIC,
-            "correlationData": {"type": "string", "description": "Comes back with the reply."},
+            "correlationData": {"type": "string", "description": "Returned with the reply."},
             "bindingVersion": _BINDING,
         }
     },

@@ -1,4 +1,4 @@
-"""The one list of codes, for MQTT, HTTP, logs and counters."""
+"""The error codes and end reasons, for MQTT, HTTP, logs and counters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """Why something was refused or failed."""
+    """Why a command was refused or something failed."""
 
     BAD_MESSAGE = "bad_message"
     UNSUPPORTED_VERSION = "unsupported_version"
@@ -28,7 +28,13 @@ class Code(StrEnum):
     TALK_BUSY = "talk_busy"
     RATE_LIMITED = "rate_limited"
     TIMEOUT = "timeout"
+    NOT_KEPT = "not_kept"
     INTERNAL = "internal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Code | None:
+        """A value of a newer device is read as `internal`, so that its message is not lost."""
+        return cls.INTERNAL if isinstance(value, str) else None
 
     @property
     def http_status(self) -> int:
@@ -36,12 +42,12 @@ class Code(StrEnum):
 
     @property
     def when(self) -> str:
-        """When it is sent, for the documents."""
+        """When it is sent, for the documentation."""
         return _DESCRIPTIONS[self][0]
 
     @property
     def remedy(self) -> str:
-        """What the sender does about it, for the documents."""
+        """What the sender should do, for the documentation."""
         return _DESCRIPTIONS[self][1]
 
 
@@ -66,13 +72,14 @@ _HTTP_STATUS = {
     Code.TALK_BUSY: 503,
     Code.RATE_LIMITED: 429,
     Code.TIMEOUT: 504,
+    Code.NOT_KEPT: 507,
     Code.INTERNAL: 500,
 }
 
 
 _DESCRIPTIONS = {
     Code.BAD_MESSAGE: (
-        "the message is not JSON, or a field is missing or wrong; `message` names the field",
+        "the message is not JSON, or a field is missing or invalid; `message` names the field",
         "correct the sender",
     ),
     Code.UNSUPPORTED_VERSION: ("`v` is not 1", "send version 1"),
@@ -80,18 +87,18 @@ _DESCRIPTIONS = {
         "the command is reserved, or this camera does not offer the quality",
         "do not send the command to this device",
     ),
-    Code.BAD_OFFER: ("the SDP cannot be answered", "correct the page, or what changes the SDP on its way"),
+    Code.BAD_OFFER: ("the SDP cannot be answered", "correct the page, or the software that changes the SDP in between"),
     Code.NO_COMMON_CODEC: (
-        "the offer has no H.264 format that the camera's stream fits",
+        "the offer has no H.264 format whose decoders play the camera's stream",
         "ask the viewer to use another browser",
     ),
     Code.TOO_LARGE: (
-        "the command is larger than 32 KiB, or the picture does not fit into a message",
+        "the command is larger than 32 KiB, or the picture does not fit in a message",
         "send less, or request a smaller picture",
     ),
     Code.EXPIRED: (
         "the command's `expires_at` or the token's `exp` has passed",
-        "make a new command and a new token; if that fails, too, check both clocks",
+        "send a new command with a new token; if that fails, check both clocks",
     ),
     Code.REPLAYED: (
         "the token has already opened a session, or the `id` was used before",
@@ -110,7 +117,10 @@ _DESCRIPTIONS = {
         "sign a new token; `message` says what is wrong",
     ),
     Code.UNKNOWN_SESSION: ("the session does not exist, or has ended", "treat it as closed and make a new offer"),
-    Code.BUSY: ("the limit of viewers is reached", "inform the viewer, wait, and make a new offer"),
+    Code.BUSY: (
+        "the limit of viewers is reached, or that of this viewer's sessions",
+        "inform the viewer, wait, and make a new offer",
+    ),
     Code.STOPPED: (
         "the stream was stopped, or the device is shutting down",
         "inform the viewer; `stream.start` admits viewers again",
@@ -121,40 +131,54 @@ _DESCRIPTIONS = {
         "keep the session and show that the picture stands still",
     ),
     Code.AUDIO_UNAVAILABLE: ("this device has no audio", "offer without audio"),
-    Code.TALK_BUSY: ("somebody else is talking; reserved until there is audio", "wait and retry"),
+    Code.TALK_BUSY: ("another viewer is talking; reserved until audio is implemented", "wait and retry"),
     Code.RATE_LIMITED: (
-        "too many commands from this reply client or in total, or too many candidates",
-        "wait and retry",
+        (
+            "too many commands from this viewer or in total, too many candidates or requests to the camera; for "
+            "`session.quality`: a later change replaced this one"
+        ),
+        "wait and retry; do not repeat a replaced change",
     ),
     Code.TIMEOUT: (
-        "no answer was ready in time; as the reason of an end: the connection failed",
+        "there was no answer in time; in `session.closed`: the connection failed",
         "make a new offer, once",
+    ),
+    Code.NOT_KEPT: (
+        "the stream was started or stopped, but the device's disk could not be written: a restart may undo it",
+        "tell the operator; free space on the device or replace its card, then repeat the command with a new `id`",
     ),
     Code.INTERNAL: ("the device has a fault, or is shutting down", "retry once"),
 }
 
 
 class EndReason(StrEnum):
-    """Why a session ended: on `session.closed`, in events and in logs."""
+    """Why a session ended: in `session.closed`, in events and in logs."""
 
     VIEWER_CLOSED = "viewer_closed"
     CLOSED_BY_BACKEND = "closed_by_backend"
     CONNECT_TIMEOUT = "connect_timeout"
     ANSWER_TIMEOUT = "answer_timeout"
     CONNECTION_LOST = "connection_lost"
+    RELAY_LOST = "relay_lost"
     REFUSED = "refused"
+    REPLACED = "replaced"
     STOPPED = "stopped"
     SHUTDOWN = "shutdown"
     INTERNAL = "internal"
 
+    @classmethod
+    def _missing_(cls, value: object) -> EndReason | None:
+        """A value of a newer device is read as `internal`, so that its message is not lost."""
+        return cls.INTERNAL if isinstance(value, str) else None
+
     @property
     def code(self) -> Code | None:
-        """The code that goes with it; None for an end that somebody asked for."""
+        """The matching code. None: a client requested the end."""
         return _END_CODE.get(self)
 
     @property
     def when(self) -> str:
-        """When it is sent, for the documents."""
+        """When it is sent, for the documentation."""
         return _END_DESCRIPTIONS[self]
 
 
@@ -162,6 +186,8 @@ _END_CODE = {
     EndReason.CONNECT_TIMEOUT: Code.TIMEOUT,
     EndReason.ANSWER_TIMEOUT: Code.TIMEOUT,
     EndReason.CONNECTION_LOST: Code.TIMEOUT,
+    EndReason.RELAY_LOST: Code.TIMEOUT,
+    EndReason.REPLACED: Code.BUSY,
     EndReason.STOPPED: Code.STOPPED,
     EndReason.SHUTDOWN: Code.STOPPED,
     EndReason.INTERNAL: Code.INTERNAL,
@@ -169,11 +195,14 @@ _END_CODE = {
 
 _END_DESCRIPTIONS = {
     EndReason.VIEWER_CLOSED: "its owner closed it",
-    EndReason.CLOSED_BY_BACKEND: "somebody with the scope `manage` closed it",
+    EndReason.CLOSED_BY_BACKEND: "a client with the scope `manage` closed it",
     EndReason.CONNECT_TIMEOUT: "the viewer did not connect; its network may need a TURN server",
     EndReason.ANSWER_TIMEOUT: "the camera did not open in time",
-    EndReason.CONNECTION_LOST: "the viewer or its network disappeared half a minute before",
-    EndReason.REFUSED: "the offer was refused; the error reply is the only message about it",
+    EndReason.CONNECTION_LOST: "the viewer's connection was lost (no ICE consent for 30 s)",
+    EndReason.RELAY_LOST: "the TURN server ended the device's relay, for example because its credentials expired; "
+    "make a new offer with new ones",
+    EndReason.REFUSED: "the offer was refused; the error reply is the only message about the session",
+    EndReason.REPLACED: "it was not connected yet, and gave way to another offer of its viewer, or to another viewer",
     EndReason.STOPPED: "the stream was stopped",
     EndReason.SHUTDOWN: "the device is shutting down; make a new offer when it is online again",
     EndReason.INTERNAL: "the device has a fault; make a new offer",

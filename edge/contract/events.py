@@ -14,7 +14,7 @@ class _Body(BaseModel):
 
 
 class DaemonStartedEvent(_Body):
-    """The daemon was started; and how its run before ended. Null: there was none."""
+    """The daemon was started. `last_end`: how its previous run ended. Null: there was none."""
 
     version: str
     last_end: Literal["clean", "unclean"] | None
@@ -35,46 +35,46 @@ class SessionClosedEvent(_Body):
 
 
 class StreamEvent(_Body):
-    """The operator's wish has changed; with the reason that was given."""
+    """An operator started or stopped the stream, with the reason that was given."""
 
     reason: str | None = None
 
 
 class CameraBackEvent(_Body):
-    """Pictures come again. The counts are totals since the daemon started."""
+    """The camera delivers pictures again. The counts are totals since the daemon started."""
 
     reopens: int
     restarts: int
 
 
 class CameraRecoveringEvent(CameraBackEvent):
-    """The camera is opened again, in its process or with a new one; `why`."""
+    """The camera is reopened, in the same process (`reopen`) or in a new one (`restart`), because of `why`."""
 
     tried: Literal["reopen", "restart"] | None
     why: str
 
 
 class CameraLostEvent(CameraBackEvent):
-    """No pictures come, and why."""
+    """The camera delivers no pictures, because of `error`."""
 
     error: str
     code: Code
 
 
 class SdFailedEvent(_Body):
-    """There is no SD until the camera is opened anew, and why."""
+    """SD is not encoded, because of `error`; its viewers get HD. SD is tried again when a viewer requests it."""
 
     error: str
 
 
 class ControlsEvent(_Body):
-    """The controls that are set now, by whomever."""
+    """A client or technician set controls. `controls`: all that are set now."""
 
     controls: dict[str, Any]
 
 
 class SettingsEvent(_Body):
-    """Settings that were desired in the shadow, in a version of it, are applied, refused or put back; and why."""
+    """The desired settings of a shadow version were applied, refused or rolled back, because of `reasons`."""
 
     version: int | None
     reasons: list[str]
@@ -96,4 +96,4 @@ EVENTS: dict[str, type[BaseModel]] = {
     "settings.refused": SettingsEvent,
     "settings.rolled_back": SettingsEvent,
 }
-"""All events. Those of a session carry it in the envelope, as `session`."""
+"""All events. Those of a session contain its id in the envelope, as `session`."""

@@ -1,18 +1,30 @@
-"""The models of contract version 1. Unknown fields are ignored, so that either side can grow."""
+"""The messages of contract version 1. Unknown fields are ignored, so that either side can add some."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
 
 from edge.contract.codes import Code, EndReason  # noqa: TC001  pydantic reads the annotations at run time
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 VERSION = 1
 COMMAND_LIMIT_BYTES = 32 * 1024
 PAYLOAD_LIMIT_BYTES = 128 * 1024
 PACKET_LIMIT_BYTES = 2 * PAYLOAD_LIMIT_BYTES
-"""The largest packet that the device accepts, where the broker can be told (MQTT 5): it leaves out longer ones."""
+"""The largest packet that the device accepts. An MQTT 5 broker does not deliver longer ones."""
 LIFETIME_LIMIT_S = 300
 CANDIDATES_LIMIT = 32
 
@@ -26,9 +38,10 @@ class _Message(BaseModel):
 
 
 class Command(_Message):
-    """The envelope of every command; `body` is checked by the type's own model.
+    """The envelope of every command. The type's own model checks `body`.
 
-    `reply_to` is needed where there is no MQTT 5 response topic. `token` says for whom: a JWT that the backend signs.
+    `reply_to` is required without an MQTT 5 response topic. `token` is a JWT that the backend signs; it names the
+    viewer.
     """
 
     v: Literal[1]
@@ -41,7 +54,10 @@ class Command(_Message):
 
 
 class IceServer(_Message):
-    """One entry of an ICE server list, as in the browser's RTCIceServer."""
+    """One entry of an ICE server list, as in the browser's RTCIceServer.
+
+    The names in AWS's GetIceServerConfig (`Uris`, `Username`, `Password`) are accepted, too.
+    """
 
     urls: (
         Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=8)]
@@ -50,13 +66,21 @@ class IceServer(_Message):
     username: Annotated[str, Field(max_length=512)] | None = None
     credential: SecretStr | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_aws(cls, fields: Any) -> Any:  # noqa: ANN401  anything that a client sent
+        if not isinstance(fields, dict) or "Uris" not in fields:
+            return fields
+        names = {"Uris": "urls", "Username": "username", "Password": "credential"}
+        return {names.get(name, name): value for name, value in fields.items()}
+
 
 class OfferBody(_Message):
     """Open a session with a browser's offer.
 
-    `session`: an id that the sender chooses, so that candidates can follow at once; else the device does. `trickle`
-    false: the answer holds all of the device's candidates. `viewer` counts where authority is off; else the token's
-    `sub` is who watches.
+    `session`: an id that the sender chooses, so that it can send candidates before the answer; without it the device
+    chooses one. `trickle` false: the answer contains all of the device's candidates. `viewer` names the viewer if
+    authority is off; otherwise the token's `sub` does.
     """
 
     sdp: Annotated[str, Field(min_length=1)]
@@ -69,15 +93,15 @@ class OfferBody(_Message):
 
 
 class CandidateBody(_Message):
-    """A candidate of one side, for the other. `candidate` null is the end of candidates."""
+    """An ICE candidate of the sender. `candidate` null is the end of candidates."""
 
     session: SessionId
     candidate: Annotated[str, Field(max_length=512)] | None
-    sdp_mid: Annotated[str, Field(max_length=64)] | None = None
+    sdp_mid: Annotated[str, Field(max_length=255)] | None = None
 
 
 class QualityBody(_Message):
-    """Give a session the other quality. `auto` is HD, while the device does not know the viewer's path."""
+    """Change the quality of a session. `auto` is HD until the device can measure the viewer's path."""
 
     session: SessionId
     quality: Literal["auto", "hd", "sd"]
@@ -90,7 +114,7 @@ class CloseBody(_Message):
 
 
 class BitrateRange(_Message):
-    """What one quality's encoder may aim at, within the settings' range. Left out: as it was."""
+    """The target bitrates of one quality's encoder, within the range of the settings. Left out: unchanged."""
 
     min_bps: Annotated[int, Field(gt=0)] | None = None
     max_bps: Annotated[int, Field(gt=0)] | None = None
@@ -98,14 +122,14 @@ class BitrateRange(_Message):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.min_bps and self.max_bps and self.min_bps > self.max_bps:
-            raise ValueError("min_bps is over max_bps")
+            raise ValueError("min_bps is greater than max_bps")
         return self
 
 
 class StreamBody(_Message):
-    """Let viewers in from now on, or end all sessions and release the camera; either holds over restarts.
+    """Admit viewers, or end all sessions and release the camera. Both survive a restart.
 
-    The ranges are for `stream.start` alone, and hold until others are given.
+    The ranges are for `stream.start` only. They stay in force until a command changes them.
     """
 
     reason: Annotated[str, Field(max_length=256)] | None = None
@@ -114,7 +138,7 @@ class StreamBody(_Message):
 
 
 class Zoom(_Message):
-    """A region of the camera's field, in fractions of it: 0, 0, 1, 1 is the whole. Equal sides keep shapes."""
+    """A region of the field of view, in fractions: 0, 0, 1, 1 is all of it. Equal sides keep the aspect ratio."""
 
     x: Annotated[float, Field(ge=0, lt=1)]
     y: Annotated[float, Field(ge=0, lt=1)]
@@ -124,14 +148,14 @@ class Zoom(_Message):
     @model_validator(mode="after")
     def _inside(self) -> Self:
         if self.x + self.width > 1 + 1e-9 or self.y + self.height > 1 + 1e-9:
-            raise ValueError("reaches beyond the field")
+            raise ValueError("the region exceeds the field of view")
         return self
 
 
 class ControlsBody(_Message):
-    """Controls of the camera: what is given is set, null is the camera's own default again, what is left out stays.
+    """Set controls of the camera. Null resets one to the camera's default. One that is left out is unchanged.
 
-    Which of them a camera has, and in which range, it says itself: in its refusal, and in `GET /api/v1/camera`.
+    The camera determines its controls and their ranges. `GET /api/v1/camera` and the error message list them.
     """
 
     exposure_mode: Literal["normal", "short", "long"] | None = None
@@ -145,21 +169,21 @@ class ControlsBody(_Message):
     saturation: float | None = None
     sharpness: float | None = None
     autofocus: Literal["manual", "auto", "continuous"] | None = None
-    lens_position: Annotated[float | None, Field(description="In dioptres; with autofocus manual.")] = None
+    lens_position: Annotated[float | None, Field(description="In dioptres; requires autofocus manual.")] = None
     zoom: Zoom | None = None
     flip_horizontal: bool | None = None
     flip_vertical: bool | None = None
-    fps: Annotated[int | None, Field(description="Pictures a second, up to the settings' rate.")] = None
+    fps: Annotated[int | None, Field(description="Frames per second, up to the rate of the settings.")] = None
 
     def given(self) -> dict[str, Any]:
-        """Those that the message has, null included."""
+        """The controls that the message contains, including null."""
         return self.model_dump(exclude_unset=True)
 
 
 class SnapshotBody(_Message):
     """Take a picture.
 
-    `width` in pixels, at most that of HD; without it 640 over MQTT, HD's own over HTTP. `quality` as of JPEG.
+    `width` in pixels, at most that of HD; default: 640 over MQTT, that of HD over HTTP. `quality`: of the JPEG.
     """
 
     width: Annotated[int, Field(ge=16, le=1920)] | None = None
@@ -167,19 +191,19 @@ class SnapshotBody(_Message):
 
 
 class SnapshotReply(_Message):
-    """The picture, a JPEG."""
+    """A picture as a JPEG."""
 
     jpeg_base64: str
 
 
 class ControlsReply(_Message):
-    """Every control that this camera has, with the value in force; null: its own choice."""
+    """Every control of this camera with its present value. Null: the camera chooses the value."""
 
     controls: dict[str, Any]
 
 
 class EmptyBody(_Message):
-    """A question."""
+    """Request information; no fields."""
 
 
 class ErrorInfo(_Message):
@@ -191,7 +215,7 @@ class ErrorInfo(_Message):
 
 
 class Reply(_Message):
-    """What the device sends to a reply topic: an answer, an error, or a message about a session."""
+    """The envelope of every message on a reply topic: an answer, an error, or a message about a session."""
 
     v: Literal[1] = 1
     id: str
@@ -201,11 +225,22 @@ class Reply(_Message):
     error: ErrorInfo | None = None
 
 
+LeftOutReason = Literal["malformed", "not_allowed", "port_not_allowed", "unsupported", "too_many"]
+
+
+class IceServerLeftOut(_Message):
+    """A URL of `ice_servers` that the device does not use. `server`: its host, or its place in the list."""
+
+    server: str
+    reason: LeftOutReason
+
+
 class Limits(_Message):
-    """What the viewer of a session has to keep to."""
+    """The limits of a session. `ice_servers_left_out`: the URLs that are not used."""
 
     viewers: int
     candidates: int = CANDIDATES_LIMIT
+    ice_servers_left_out: list[IceServerLeftOut] = Field(default_factory=list)
 
 
 class AnswerBody(_Message):
@@ -225,7 +260,7 @@ class ClosedBody(_Message):
 
 
 class CameraNoticeBody(_Message):
-    """The picture of a session stands still (`stalled`, with `code` and why), or moves again."""
+    """The picture of a session is frozen (`stalled`, with `code` and `message`), or moves again (`live`)."""
 
     session: SessionId
     state: Literal["stalled", "live"]
@@ -234,7 +269,7 @@ class CameraNoticeBody(_Message):
 
 
 class SessionFigures(_Message):
-    """One session, without who watches. Bitrate and loss are those of the last report interval.
+    """One session, without its viewer. Bitrate and loss are those of the latest report interval.
 
     `state` is answering, connecting, live or closing.
     """
@@ -255,22 +290,23 @@ class SessionInfo(SessionFigures):
 
 
 class SessionList(_Message):
-    """Who watches."""
+    """All sessions, with their viewers."""
 
     sessions: list[SessionInfo]
 
 
 class StreamStatus(_Message):
-    """The operator's wish."""
+    """The state that an operator requested for the stream, with the reason that was given."""
 
     wanted: Literal["running", "stopped"]
     reason: str | None = None
 
 
 class RecoveryStatus(_Message):
-    """What was tried to bring the camera back, and how often.
+    """Attempts to recover the camera, as totals since the daemon started.
 
-    `reopens`: closed and opened again in its process; `restarts`: with a new one. `why` the `last` of them was tried.
+    `reopens`: the source was reopened in the same process; `restarts`: in a new process. `why`: the cause of the `last`
+    attempt.
     """
 
     stalls: int = 0
@@ -282,10 +318,10 @@ class RecoveryStatus(_Message):
 
 
 class CameraStatus(_Message):
-    """`state` is closed, opening, running, or failed (then `error` and `code` say why).
+    """The camera. `state` is closed, opening, running, or failed (`error` and `code` give the cause).
 
     `source` is picamera2, synthetic or file; `encoder` is v4l2 (a Pi's hardware), libx264 or file.
-    `sd_error`: why there is no SD. `controls`: those that are set.
+    `sd_error`: why SD is not available. `controls`: the controls that were set.
     """
 
     state: Literal["closed", "opening", "running", "failed"]
@@ -304,7 +340,7 @@ class CameraStatus(_Message):
 
 
 class ViewersStatus(_Message):
-    """How many watch, and may. `sender` is own, or stock where something for it is missing (`sender_fault`)."""
+    """Number and limit of viewers. `sender`: own, or aiortc's (stock) if own cannot work (`sender_fault`)."""
 
     connected: int
     limit: int
@@ -313,59 +349,112 @@ class ViewersStatus(_Message):
 
 
 class BrokerStatus(_Message):
-    """The link to the broker, as the local page sees it. `error` while connected: what the broker does not grant."""
+    """The link to the broker, for the local page. `error` while connected: what the broker did not grant."""
 
     connected: bool
     error: str | None = None
 
 
 class LastError(_Message):
-    """The latest refusal or failure."""
+    """The device's own latest failure. Commands that it refused are in `LastRefusal`."""
 
     code: Code
     message: str
     at: AwareDatetime
 
 
-class Vitals(_Message):
-    """The machine and the daemon's two processes. Null: the machine does not have it."""
+class LastRefusal(_Message):
+    """The latest command or settings document that the device refused; `counters` has the totals (`refused_...`).
 
-    cpu_celsius: Annotated[float | None, Field(description="Of the processor; a Pi slows down from 80 on.")] = None
-    under_voltage: Annotated[bool | None, Field(description="The supply was too weak in the last seconds.")] = None
+    `type`: the command's type, or `settings`; null: not a type of this contract. `message` is null for commands: every
+    subscriber reads the status, and the message may name what one client sent.
+    """
+
+    code: Code
+    type: str | None
+    message: str | None = None
+    at: AwareDatetime
+
+
+class Vitals(_Message):
+    """The machine and the daemon's two processes. Null: the machine does not provide the value."""
+
+    cpu_celsius: Annotated[float | None, Field(description="CPU temperature; a Pi throttles from 80 on.")] = None
+    under_voltage: Annotated[bool | None, Field(description="The supply voltage was too low in the last seconds.")] = (
+        None
+    )
     load_1min: Annotated[float | None, Field(description="The machine's load average of the last minute.")] = None
-    memory_available_bytes: Annotated[int | None, Field(description="What programs can still get.")] = None
+    memory_available_bytes: Annotated[int | None, Field(description="Memory that programs can still allocate.")] = None
     memory_total_bytes: Annotated[int | None, Field(description="The machine's memory.")] = None
-    disk_free_bytes: Annotated[int | None, Field(description="Free where the state is kept.")] = None
+    disk_free_bytes: Annotated[int | None, Field(description="Free space on the disk of the state directory.")] = None
     uptime_s: Annotated[float | None, Field(description="Since the machine started.")] = None
-    daemon_memory_bytes: Annotated[int | None, Field(description="What the daemon holds in memory.")] = None
-    daemon_cpu_s: Annotated[float | None, Field(description="Processor time of the daemon so far.")] = None
-    camera_memory_bytes: Annotated[int | None, Field(description="What the camera process holds in memory.")] = None
-    camera_cpu_s: Annotated[float | None, Field(description="Processor time of the camera process so far.")] = None
+    daemon_memory_bytes: Annotated[int | None, Field(description="Resident memory of the daemon.")] = None
+    daemon_cpu_s: Annotated[float | None, Field(description="CPU time of the daemon since it started.")] = None
+    camera_memory_bytes: Annotated[int | None, Field(description="Resident memory of the camera process.")] = None
+    camera_cpu_s: Annotated[float | None, Field(description="CPU time of the camera process since it started.")] = None
 
 
 class Status(_Message):
-    """What is true now; retained. `counters` are totals since the daemon started.
+    """The device's state; retained. `counters` are totals since the daemon started.
 
-    It is sent when something changed, but not for `vitals` and `counters` alone: they are as old as `at`.
+    It is sent on every change and every few minutes, but not for `vitals`, `counters` and `last_refusal` alone: they
+    are as old as `at`. After `valid_until` the device's state is unknown; null: it never expires.
     """
 
     v: Literal[1] = 1
     device: str
     online: bool
     at: AwareDatetime
-    version: str | None = None
-    started_at: AwareDatetime | None = None
-    stream: StreamStatus | None = None
-    camera: CameraStatus | None = None
-    viewers: ViewersStatus | None = None
-    broker: BrokerStatus | None = None
+    valid_until: AwareDatetime | None = None
+    version: str
+    started_at: AwareDatetime
+    stream: StreamStatus
+    camera: CameraStatus
+    viewers: ViewersStatus
+    broker: BrokerStatus
     last_error: LastError | None = None
-    vitals: Vitals | None = None
+    last_refusal: LastRefusal | None = None
+    vitals: Vitals
+    counters: dict[str, int]
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the device's state is unknown at `now`."""
+        return self.valid_until is not None and now >= self.valid_until
+
+
+class Offline(_Message):
+    """The last will, on the status topic; retained. The broker sends it when the link breaks.
+
+    `at` is the time at which the daemon started. It never expires. What a last will cannot know is null.
+    """
+
+    v: Literal[1] = 1
+    device: str
+    online: Literal[False] = False
+    at: AwareDatetime
+    version: str
+    started_at: None = None
+    stream: None = None
+    camera: None = None
+    viewers: None = None
+    broker: None = None
+    last_error: None = None
+    vitals: None = None
     counters: dict[str, int] = Field(default_factory=dict)
 
 
+def read_status(payload: bytes) -> Status | Offline:
+    """Read a message of the status topic. Raises: ValidationError: it is neither."""
+    return _STATUS_TOPIC.validate_json(payload)
+
+
+_STATUS_TOPIC: TypeAdapter[Status | Offline] = TypeAdapter(
+    Annotated[Status | Offline, Field(union_mode="left_to_right")]
+)
+
+
 class Telemetry(_Message):
-    """Figures, every `telemetry_s`. `fps`: HD pictures a second since the one before. `counters` as in `Status`."""
+    """Figures, every `telemetry_s`. `fps`: HD frames per second since the last message. `counters` as in `Status`."""
 
     v: Literal[1] = 1
     device: str
@@ -380,9 +469,9 @@ class Telemetry(_Message):
 
 
 class Event(_Message):
-    """What happened. `session.*`, `camera.*`, `stream.*`, `daemon.*`, with `at` the device's wall clock.
+    """Something happened: `session.*`, `camera.*`, `stream.*`, `settings.*`, `daemon.*`. `at`: the device's clock.
 
-    It comes at least once, in order, however long the link was away; one that came before has the same `id`.
+    Events are delivered at least once and in order, also after a lost link. A repeated event has the same `id`.
     """
 
     v: Literal[1] = 1
@@ -405,7 +494,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "camera.snapshot": SnapshotBody,
     "status.get": EmptyBody,
 }
-"""The commands that are built."""
+"""The implemented commands."""
 
 RESERVED = frozenset(
     {
@@ -415,4 +504,4 @@ RESERVED = frozenset(
         "publish.stop",
     },
 )
-"""Commands of the contract that answer `unsupported` until they are built."""
+"""Commands that are rejected as `unsupported` until they are implemented."""

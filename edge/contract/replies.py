@@ -1,4 +1,4 @@
-"""What commands are answered with, and what the device tells a reply client by itself."""
+"""The replies to commands, and the messages that the device sends to a reply client unasked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReplyKind:
-    """What a command that took effect is answered with: the reply's type (`kind`), and its body; None: it has none."""
+    """The reply to a successful command: its type (`kind`) and its body. None: no body."""
 
     kind: str
     body: type[BaseModel] | None = None
@@ -42,11 +42,11 @@ REPLIES: dict[str, ReplyKind] = {
     "camera.snapshot": ReplyKind("camera.snapshot", SnapshotReply),
     "status.get": _STATUS,
 }
-"""The reply to each command that is built. A refusal has the type `error` instead."""
+"""The reply to each implemented command. A refusal has the type `error` instead."""
 
 SESSION_MESSAGES: dict[str, type[CandidateBody | CameraNoticeBody | ClosedBody]] = {
     "session.candidate": CandidateBody,
     "session.camera": CameraNoticeBody,
     "session.closed": ClosedBody,
 }
-"""What the device sends to a reply topic by itself, in the envelope of a reply."""
+"""The messages about sessions that the device sends to a reply topic unasked, in the envelope of a reply."""

@@ -1,4 +1,4 @@
-"""The device's shadow: the settings that a backend may change, and what is reported of them."""
+"""The device's shadow: the settings that a backend may change, and what the device reports of them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SHADOW_LIMIT_BYTES = 8 * 1024
-"""Of what is desired; AWS IoT takes as much of a whole shadow, without its metadata."""
+"""The limit of the desired settings. AWS IoT has the same limit for a whole shadow without metadata."""
 
 
 class _Section(BaseModel):
-    # Strict: what is reported then equals what is desired, and AWS IoT sees no difference between them.
+    # Strict: the reported values then equal the desired ones, and AWS IoT finds no difference.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DesiredRange(_Section):
-    """What a quality's encoder may aim at."""
+    """The target bitrates of a quality's encoder."""
 
     min_bps: int | None = None
     max_bps: int | None = None
 
 
 class DesiredCamera(_Section):
-    """Of `[camera]`."""
+    """Settings of the section `[camera]`."""
 
     hd: DesiredRange | None = None
     sd: DesiredRange | None = None
@@ -31,21 +31,21 @@ class DesiredCamera(_Section):
 
 
 class DesiredSessions(_Section):
-    """Of `[sessions]`."""
+    """Settings of the section `[sessions]`."""
 
     max_viewers: int | None = None
 
 
 class DesiredLog(_Section):
-    """Of `[log]`."""
+    """Settings of the section `[log]`."""
 
     level: str | None = None
 
 
 class Desired(_Section):
-    """What of the settings may be changed from afar, by its key path in the settings file.
+    """The settings that a backend may change, under their key paths in the settings file.
 
-    What is left out, or null, is as the file says. The bounds are those of the settings.
+    A setting that is left out or null has the value of the file. The bounds are those of the settings.
     """
 
     camera: DesiredCamera | None = None
@@ -54,7 +54,7 @@ class Desired(_Section):
 
 
 class Outcome(BaseModel):
-    """What became of the desired settings of a version. `reasons`: why they are not, or not yet, in force for good."""
+    """The outcome of the desired settings of a version. `reasons`: why they are not, or not yet, in force."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -64,7 +64,7 @@ class Outcome(BaseModel):
 
 
 class Reported(Desired):
-    """The settings in force, by the same key paths; and what became of those that were desired last."""
+    """The settings in force, under the same key paths, and the outcome of the latest desired settings."""
 
     outcome: Outcome | None = None
 
@@ -76,7 +76,7 @@ class _Document(BaseModel):
 
 
 class ShadowDocument(_Document):
-    """What says something of the state. AWS IoT counts `version` up with each change of a shadow."""
+    """A document with a state. AWS IoT increments `version` with each change of a shadow."""
 
     state: dict[str, Any]
     version: int | None = None

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 DEVICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
-# Also AWS IoT's bound is kept: 256 bytes and 7 slashes, by two short levels under a checked prefix.
+# This keeps AWS IoT's limits, 256 bytes and 7 slashes: below the prefix there are at most three short levels.
 TOPIC_PREFIX = r"^[A-Za-z0-9_-]{1,28}(/[A-Za-z0-9_-]{1,28}){0,3}$"
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -38,7 +38,7 @@ class Topics:
         return f"{self.prefix}/{self.device}/reply/{client}"
 
     def reply_client(self, topic: str) -> str | None:
-        """The client whose reply topic this is; None where it is not an allowed reply topic."""
+        """The client of this reply topic; None if it is not a reply topic of this device."""
         prefix = self.reply("")
         client = topic.removeprefix(prefix)
         if not topic.startswith(prefix) or not _CLIENT_ID.fullmatch(client):
@@ -46,7 +46,7 @@ class Topics:
         return client
 
     def shadow(self, *, at_aws: bool) -> ShadowTopics:
-        """AWS IoT's own, of the thing's shadow `edge`, or the same below the project's prefix."""
+        """The topics of the thing's shadow `edge` at AWS IoT, or the same topics below the project's prefix."""
         base = f"$aws/things/{self.device}/shadow/name/edge" if at_aws else f"{self.prefix}/{self.device}/shadow"
         return ShadowTopics(base, at_aws)
 
@@ -84,7 +84,7 @@ class ShadowTopics:
 
     @property
     def to_device(self) -> tuple[str, ...]:
-        """What the device listens to: at AWS IoT the service answers."""
+        """The topics that the device subscribes to. At AWS IoT the service answers requests."""
         if not self.at_aws:
             return (self.delta,)
         return (self.get_accepted, self.get_rejected, self.update_accepted, self.update_rejected, self.delta)

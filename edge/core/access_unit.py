@@ -1,4 +1,4 @@
-"""The coded picture that travels from the camera to every viewer."""
+"""The coded picture, as the camera encodes it and every viewer receives it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Quality(StrEnum):
-    """The two encodes of the camera."""
+    """The two encodings of the camera."""
 
     HD = "hd"
     SD = "sd"
@@ -15,9 +15,9 @@ class Quality(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AccessUnit:
-    """One coded picture with all its NAL units, Annex-B, start codes included.
+    """One coded picture with all its NAL units, in Annex B format with start codes.
 
-    `captured_ns` is CLOCK_MONOTONIC, the same for every process of the machine.
+    `captured_ns`: CLOCK_MONOTONIC, which all processes of the machine share.
     `keyframe`: an IDR access unit that carries SPS and PPS.
     """
 
@@ -29,7 +29,7 @@ class AccessUnit:
 
 @dataclass(frozen=True, slots=True)
 class StreamFormat:
-    """What an encode is, as its source says when it opens, before the first picture."""
+    """The format of one encoding, known when the source has opened, before the first picture."""
 
     width: int
     height: int

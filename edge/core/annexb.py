@@ -1,4 +1,4 @@
-"""Rules of the H.264 byte stream: what is in an access unit, what an SPS says, which level a picture needs."""
+"""The H.264 byte stream: split and join access units, read SPS and slice headers, choose the level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAL_AUD = 9
 _START_CODE = b"\x00\x00\x01"
 _B_SLICE_TYPES = (1, 6)
 
-# level_idc, macroblocks a second, macroblocks a picture, kbit/s. ITU-T H.264, table A-1; level 1b is left out.
+# level_idc, macroblocks per second, macroblocks per picture, kbit/s. ITU-T H.264, table A-1, without level 1b.
 _LEVELS = (
     (10, 1_485, 99, 64),
     (11, 3_000, 396, 192),
@@ -38,11 +38,11 @@ _LEVELS = (
 
 
 class BadBitstream(ValueError):
-    """Not the bytes of an H.264 stream."""
+    """The bytes are not a valid H.264 stream."""
 
 
 def split_annexb(access_unit: bytes) -> list[bytes]:
-    """Split one access unit into NAL units, start codes removed.
+    """Split one access unit into NAL units without start codes.
 
     Shape: 1..n non-empty items, in bitstream order.
     Raises: BadBitstream: no start code, bytes before the first one, or nothing after one.
@@ -50,36 +50,36 @@ def split_annexb(access_unit: bytes) -> list[bytes]:
     """
     at = access_unit.find(_START_CODE)
     if at < 0 or access_unit[:at].strip(b"\x00"):
-        raise BadBitstream("does not begin with a start code")
+        raise BadBitstream("the access unit does not begin with a start code")
     nals = []
     while at >= 0:
         begin = at + len(_START_CODE)
         at = access_unit.find(_START_CODE, begin)
-        # A NAL unit never ends in a zero byte: zeros here belong to the next start code or are padding.
+        # A NAL unit never ends with a zero byte: these zeros are padding or part of the next start code.
         nal = access_unit[begin : at if at >= 0 else len(access_unit)].rstrip(b"\x00")
         if not nal:
-            raise BadBitstream("a start code with no NAL unit after it")
+            raise BadBitstream("no NAL unit follows a start code")
         nals.append(nal)
     return nals
 
 
 def join_annexb(nals: Sequence[bytes]) -> bytes:
-    """The access unit of these NAL units, each with a four-byte start code."""
+    """Join NAL units to an access unit, each after a four-byte start code."""
     return b"".join(b"\x00" + _START_CODE + nal for nal in nals)
 
 
 def nal_type(nal: bytes) -> int:
-    """nal_unit_type of a NAL unit without its start code.
+    """Return nal_unit_type of a NAL unit without start code.
 
-    Raises: BadBitstream: empty.
+    Raises: BadBitstream: the NAL unit is empty.
     """
     if not nal:
-        raise BadBitstream("an empty NAL unit")
+        raise BadBitstream("a NAL unit is empty")
     return nal[0] & 0x1F
 
 
 def is_keyframe(access_unit: bytes) -> bool:
-    """Whether a decoder can start here: an IDR picture with SPS and PPS in the same access unit.
+    """Return whether a decoder can begin here: an IDR picture with SPS and PPS in the same access unit.
 
     Raises: BadBitstream: as split_annexb.
     """
@@ -87,7 +87,7 @@ def is_keyframe(access_unit: bytes) -> bool:
 
 
 def is_b_slice(nal: bytes) -> bool:
-    """Whether a NAL unit is a slice that may need a later picture; False for what is no slice.
+    """Return whether a NAL unit is a B slice, which may need a later picture.
 
     Raises: BadBitstream: the slice header ends early.
     Source: ITU-T H.264, 7.3.3 and table 7-6.
@@ -102,20 +102,20 @@ def is_b_slice(nal: bytes) -> bool:
 
 
 def profile_level_id(sps_nal: bytes) -> str:
-    """profile_idc, the constraint flags and level_idc of an SPS as six hex digits.
+    """Return profile_idc, the constraint flags and level_idc of an SPS as six hex digits.
 
-    Raises: BadBitstream: not an SPS, or cut short.
+    Raises: BadBitstream: not an SPS, or too short.
     Source: RFC 6184, 8.1.
     """
     if nal_type(sps_nal) != NAL_SPS or len(sps_nal) < 4:
-        raise BadBitstream("not an SPS")
+        raise BadBitstream("the NAL unit is not an SPS, or too short")
     return sps_nal[1:4].hex()
 
 
 def level_for(width: int, height: int, fps: float, bitrate_bps: int) -> int:
-    """The lowest level_idc that carries such a stream in the Baseline profile.
+    """Return the lowest level_idc that allows this stream in the Baseline profile.
 
-    Raises: ValueError: no level does.
+    Raises: ValueError: no level allows it.
     Source: ITU-T H.264, A.3.1 and table A-1 (VCL bitrate).
     """
     columns, rows = -(-width // 16), -(-height // 16)
@@ -128,7 +128,7 @@ def level_for(width: int, height: int, fps: float, bitrate_bps: int) -> int:
             and bitrate_bps <= kbps * 1000
         ):
             return level_idc
-    raise ValueError(f"no H.264 level carries {width}x{height} at {fps} fps and {bitrate_bps} bit/s")
+    raise ValueError(f"no H.264 level allows {width}x{height} at {fps} fps and {bitrate_bps} bit/s")
 
 
 def _exp_golomb(bits: str, at: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Who may do what: the scope that each command needs, and what makes a token one for this device."""
+"""Authorization: the permission that each command needs, and the claims that a token must have."""
 
 from __future__ import annotations
 
@@ -14,101 +14,118 @@ if TYPE_CHECKING:
 
 TOKEN_LIFETIME_LIMIT_S = 600
 LEEWAY_S = 5
-"""By how much the clocks of backend and device may differ."""
+"""The tolerated difference between the clocks of backend and device."""
 
 _NAME_LIMIT = 128
-_FAR_S = 1e15  # beyond any date; what is no number lies in no range
+_FAR_S = 1e15  # beyond any date; excludes NaN and infinity
 
 
 @dataclass(frozen=True, slots=True)
-class Right:
-    """Who may give a command: a token with the `scope`, and the `owner` of the session that it is about."""
+class Permission:
+    """What a command needs: a token with the `scope`, or, with `owner`, one of the subject that opened its session."""
 
     scope: Scope | None = None
     owner: bool = False
 
 
-WHO_MAY = {
-    "session.offer": Right(Scope.VIEW),
-    "session.request_offer": Right(Scope.VIEW),
-    "session.answer": Right(owner=True),
-    "session.candidate": Right(owner=True),
-    "session.quality": Right(owner=True),
-    "session.close": Right(Scope.MANAGE, owner=True),
-    "session.list": Right(Scope.MANAGE),
-    "stream.start": Right(Scope.MANAGE),
-    "stream.stop": Right(Scope.MANAGE),
-    "camera.set": Right(Scope.CONTROL),
-    "camera.snapshot": Right(Scope.VIEW),
-    "status.get": Right(Scope.VIEW),
-    "publish.start": Right(Scope.MANAGE),
-    "publish.stop": Right(Scope.MANAGE),
+PERMISSIONS = {
+    "session.offer": Permission(Scope.VIEW),
+    "session.request_offer": Permission(Scope.VIEW),
+    "session.answer": Permission(owner=True),
+    "session.candidate": Permission(owner=True),
+    "session.quality": Permission(owner=True),
+    "session.close": Permission(Scope.MANAGE, owner=True),
+    "session.list": Permission(Scope.MANAGE),
+    "stream.start": Permission(Scope.MANAGE),
+    "stream.stop": Permission(Scope.MANAGE),
+    "camera.set": Permission(Scope.CONTROL),
+    "camera.snapshot": Permission(Scope.VIEW),
+    "status.get": Permission(Scope.VIEW),
+    "publish.start": Permission(Scope.MANAGE),
+    "publish.stop": Permission(Scope.MANAGE),
 }
-"""The contract's column of this name, for every command. An offer with audio needs more: see `authorize`."""
+"""The permission for every command of the contract. An offer with audio needs more; see `authorize`."""
 
-# Who talks also hears.
+# Talking includes listening.
 _AUDIO = {"off": frozenset[Scope](), "listen": frozenset({Scope.LISTEN}), "talk": frozenset({Scope.LISTEN, Scope.TALK})}
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a checked token says. `client`: the one reply client that it is for; None: any."""
+    """The claims of a verified token. `client`: the only reply client that may use it; None: any.
+
+    `expired`: it serves only the session that it opened, and has no scopes.
+    """
 
     subject: str
     id: str
     expires_s: float
     scopes: frozenset[Scope]
     client: str | None = None
+    expired: bool = False
 
 
 def authorize(kind: str, scopes: frozenset[Scope], *, audio: str = "off") -> None:
-    """Let a command through as far as its scope goes; whose session it is about, the session itself asks.
+    """Check the scopes for a command. The session checks its owner itself.
 
     Raises: Rejected: `forbidden`.
     """
-    right = WHO_MAY[kind]
+    permission = PERMISSIONS[kind]
     needed = set(_AUDIO[audio])
-    if right.scope is not None and not right.owner:
-        needed.add(right.scope)
+    if permission.scope is not None and not permission.owner:
+        needed.add(permission.scope)
     if missing := needed - scopes:
         raise Rejected(Code.FORBIDDEN, f"this needs the scope {' and '.join(sorted(missing))}")
 
 
-def read_claims(claims: Mapping[str, object], device: str, now_s: float) -> Token:
-    """What a token whose signature is good says, if it is one for this device and for now.
+def read_claims(claims: Mapping[str, object], device: str, now_s: float, *, may_be_expired: bool = False) -> Token:
+    """Check the claims of a token whose signature is valid: it must be for this device and valid now.
 
+    `may_be_expired`: for a command about a session; the session decides whether the token opened it.
     `now_s`: seconds since 1970, as in the token (RFC 7519, NumericDate).
     Raises: Rejected: `unauthorized` or `expired`; the message repeats no value of the token.
     """
     if claims.get("aud") not in (device, [device]):
         raise Rejected(Code.UNAUTHORIZED, "the token is not for this device (aud)")
-    expires_s = _moment(claims, "exp")
+    expires_s = _time_s(claims, "exp")
     if expires_s is None:
-        raise Rejected(Code.UNAUTHORIZED, "the token never expires (exp)")
-    if now_s >= expires_s + LEEWAY_S:
+        raise Rejected(Code.UNAUTHORIZED, "the token has no exp")
+    expired = now_s >= expires_s + LEEWAY_S
+    if expired and not may_be_expired:
         raise Rejected(Code.EXPIRED, "the token has expired")
     if expires_s - now_s > TOKEN_LIFETIME_LIMIT_S + LEEWAY_S:
         raise Rejected(Code.UNAUTHORIZED, f"the token expires more than {TOKEN_LIFETIME_LIMIT_S} s ahead")
     for name in ("nbf", "iat"):
-        since_s = _moment(claims, name)
+        since_s = _time_s(claims, name)
         if since_s is not None and now_s < since_s - LEEWAY_S:
             raise Rejected(Code.UNAUTHORIZED, f"the token is not valid yet ({name})")
-    subject, token_id = _name(claims, "sub"), _name(claims, "jti")
-    if subject is None or token_id is None:
-        raise Rejected(Code.UNAUTHORIZED, "the token says not whose it is (sub), or has no id (jti)")
-    return Token(subject, token_id, expires_s, _scopes(claims.get("scope")), _name(claims, "client"))
+    return Token(
+        _required_text(claims, "sub"),
+        _required_text(claims, "jti"),
+        expires_s,
+        frozenset() if expired else _scopes(claims.get("scope")),
+        _text(claims, "client"),
+        expired,
+    )
 
 
-def _moment(claims: Mapping[str, object], name: str) -> float | None:
+def _time_s(claims: Mapping[str, object], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_FAR_S < value < _FAR_S:
-        raise Rejected(Code.UNAUTHORIZED, f"the token's {name} is no moment")
+        raise Rejected(Code.UNAUTHORIZED, f"the token's {name} is not a number of seconds")
     return float(value)
 
 
-def _name(claims: Mapping[str, object], name: str) -> str | None:
+def _required_text(claims: Mapping[str, object], name: str) -> str:
+    value = _text(claims, name)
+    if value is None:
+        raise Rejected(Code.UNAUTHORIZED, f"the token has no {name}")
+    return value
+
+
+def _text(claims: Mapping[str, object], name: str) -> str | None:
     value = claims.get(name)
     if value is None:
         return None
@@ -118,6 +135,6 @@ def _name(claims: Mapping[str, object], name: str) -> str | None:
 
 
 def _scopes(value: object) -> frozenset[Scope]:
-    """Words in one text, as OAuth has it (RFC 8693), or a list; unknown ones count for nothing."""
+    """Scopes in one string, as in OAuth (RFC 8693), or in a list. Unknown ones are ignored."""
     words = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
     return frozenset(scope for scope in Scope if scope.value in words)

@@ -1,4 +1,4 @@
-"""Which events a camera that fails on and on is worth."""
+"""The rule that limits the events of a camera that keeps failing."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ _FAULTS = 8
 
 @dataclass(slots=True)
 class CameraTrouble:
-    """What was told of the camera since it was last well: it may fail for days, and other events are to be kept, too.
+    """Decides which camera events to publish. A camera may fail for days, and the event store is bounded.
 
-    Each remedy's 1st, 2nd, 4th, 8th... try, each fault once and at most `_FAULTS` of them. That it is back: the first
-    time at once; then once it is well.
+    Publishes each remedy's 1st, 2nd, 4th, 8th... attempt, and each fault once (at most `_FAULTS` faults). Publishes the
+    first return of the picture at once, and later ones once the camera has been healthy for a while.
     """
 
     tries: Counter[str | None] = field(default_factory=Counter)
     faults: set[tuple[str, str]] = field(default_factory=set)
-    owed: bool = False
-    back: bool = False
+    unreported: bool = False
+    reported: bool = False
 
     def tried(self, remedy: str | None) -> bool:
-        """Whether to tell that it is tried."""
+        """Count an attempt. Returns whether to publish it."""
         self.tries[remedy] += 1
-        told = self.tries[remedy].bit_count() == 1
-        self.owed |= told
-        return told
+        publish = self.tries[remedy].bit_count() == 1
+        self.unreported |= publish
+        return publish
 
     def failed(self, code: str, message: str) -> bool:
-        """Whether to tell that it is lost."""
+        """Record a fault. Returns whether to publish that the camera is lost."""
         if (code, message) in self.faults or len(self.faults) >= _FAULTS:
             return False
         self.faults.add((code, message))
-        self.owed = True
+        self.unreported = True
         return True
 
-    def runs(self, *, well: bool) -> bool:
-        """Whether to tell that it is back."""
-        told = self.owed and (well or not self.back)
-        if told:
-            self.back, self.owed = True, False
+    def recovered(self, *, healthy: bool) -> bool:
+        """Record that the camera runs, and whether it is healthy. Returns whether to publish that it is back."""
+        publish = self.unreported and (healthy or not self.reported)
+        if publish:
+            self.reported, self.unreported = True, False
             self.faults.clear()
-        return told
+        return publish

@@ -1,13 +1,17 @@
-"""ICE candidates as text (RFC 8839, 5.1)."""
+"""Parse ICE candidates (RFC 8839, 5.1)."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edge.contract.codes import Code
 from edge.errors import Rejected
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
 
 _LINE = re.compile(
     r"^(?:a=)?(?:candidate:)?(?P<foundation>[A-Za-z0-9+/.:_-]{1,64}) "
@@ -16,13 +20,18 @@ _LINE = re.compile(
     r"(?P<host>[^ ]{1,255}) (?P<port>\d{1,5}) typ (?P<type>host|srflx|prflx|relay)\b",
     re.ASCII,
 )
+_LOCAL = re.compile(r"[A-Za-z0-9-]{1,63}\.local", re.IGNORECASE | re.ASCII)
+LOCAL_NAMES_LIMIT = 4
+"""Names that are resolved for an offer, and as many for the candidates that follow it."""
 _PORT_MAX = 65535
+# Unspecified, broadcast, IPv4-mapped. The kernel itself refuses broadcast addresses of its networks.
+_NO_MACHINE = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "255.255.255.255/32", "::/128", "::ffff:0:0/96")))
 _PRIORITY_MAX = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A UDP candidate of the first component, with an address and not a name."""
+    """A UDP candidate of the first component with an IP address."""
 
     foundation: str
     priority: int
@@ -30,12 +39,50 @@ class Candidate:
     port: int
     type: str
 
+    @property
+    def address(self) -> IPv4Address | IPv6Address:
+        return ipaddress.ip_address(self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalName:
+    """A candidate with a `.local` name (multicast DNS) in place of the address, which browsers hide."""
+
+    foundation: str
+    priority: int
+    name: str
+    port: int
+    type: str
+
+    def at(self, address: str) -> Candidate | None:
+        """The candidate with the address of the name. None: the address cannot be used."""
+        try:
+            return read_candidate(f"{self.foundation} 1 udp {self.priority} {address} {self.port} typ {self.type}")
+        except Rejected:
+            return None
+
+
+def is_one_machine(address: IPv4Address | IPv6Address, port: int) -> bool:
+    """Whether this is the address of one machine (not multicast, broadcast, unspecified), and the port is not 0."""
+    return port != 0 and not address.is_multicast and not any(address in network for network in _NO_MACHINE)
+
+
+def read_local_name(text: str) -> LocalName | None:
+    """Read a candidate line with a `.local` name. None: any other line."""
+    match = _LINE.match(text)
+    if match is None or match["transport"].lower() != "udp" or match["component"] != "1":
+        return None
+    port, priority = int(match["port"]), int(match["priority"])
+    if not _LOCAL.fullmatch(match["host"]) or not 0 < port <= _PORT_MAX or priority > _PRIORITY_MAX:
+        return None
+    return LocalName(match["foundation"], priority, match["host"].lower(), port, match["type"])
+
 
 def read_candidate(text: str) -> Candidate | None:
-    """Read one candidate line.
+    """Parse and check one candidate line.
 
-    None: well formed but of no use here: TCP, another component, or a `.local` name, which is not resolved because
-    the wait for it would cost more than learning the address from the browser's own check.
+    Returns None for a valid candidate that is not used: TCP, another component, an address that is not that of one
+    machine (multicast, broadcast, unspecified), or a `.local` name (`read_local_name`).
     Raises: Rejected: `bad_message`.
     """
     match = _LINE.match(text)
@@ -48,8 +95,10 @@ def read_candidate(text: str) -> Candidate | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         raise Rejected(Code.BAD_MESSAGE, "the candidate's address is not an IP address") from None
-    if "%" in host:  # an interface of the other machine (RFC 4007, 11), and any text could follow the sign
+    if "%" in host:  # names an interface of the other machine (RFC 4007, 11); arbitrary text could follow
         raise Rejected(Code.BAD_MESSAGE, "the candidate's address has a zone")
     if not 0 < port <= _PORT_MAX or priority > _PRIORITY_MAX:
         raise Rejected(Code.BAD_MESSAGE, "the candidate's port or priority is out of range")
+    if not is_one_machine(address, port):
+        return None
     return Candidate(match["foundation"], priority, str(address), port, match["type"])

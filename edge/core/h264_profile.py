@@ -1,4 +1,4 @@
-"""H.264 profiles as SDP names them, and which offered one a stream may be sent under.
+"""H.264 profiles in SDP, and the offered profiles under which a stream may be sent.
 
 Source: RFC 6184, 8.1 (profile-level-id, table 5) and 8.2.2 (level asymmetry).
 """
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Profile(StrEnum):
-    """The profiles that browsers name, by the sub-profile table of RFC 6184."""
+    """The profiles that browsers offer, from table 5 of RFC 6184."""
 
     CONSTRAINED_BASELINE = "constrained baseline"
     BASELINE = "baseline"
@@ -20,7 +20,7 @@ class Profile(StrEnum):
     HIGH = "high"
 
 
-# profile_idc, then mask and value of the profile-iop byte
+# profile_idc, then mask and expected value of the profile-iop byte
 _TABLE = (
     (0x42, 0x4F, 0x40, Profile.CONSTRAINED_BASELINE),
     (0x4D, 0x8F, 0x80, Profile.CONSTRAINED_BASELINE),
@@ -32,11 +32,17 @@ _TABLE = (
     (0x64, 0xFF, 0x00, Profile.HIGH),
 )
 
-# A stream of the key conforms to each profile of the value as well; the first is the truest name for it.
-_SENT_UNDER = {
-    Profile.CONSTRAINED_BASELINE: (Profile.CONSTRAINED_BASELINE, Profile.BASELINE),
+# The profiles whose decoders play a stream of each profile, best first (ITU-T H.264, A.2).
+_PLAYED_BY = {
+    Profile.CONSTRAINED_BASELINE: (
+        Profile.CONSTRAINED_BASELINE,
+        Profile.BASELINE,
+        Profile.MAIN,
+        Profile.CONSTRAINED_HIGH,
+        Profile.HIGH,
+    ),
     Profile.BASELINE: (Profile.BASELINE,),
-    Profile.MAIN: (Profile.MAIN,),
+    Profile.MAIN: (Profile.MAIN, Profile.HIGH),
     Profile.CONSTRAINED_HIGH: (Profile.CONSTRAINED_HIGH, Profile.HIGH),
     Profile.HIGH: (Profile.HIGH,),
 }
@@ -47,12 +53,12 @@ _SIX_HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{6}")
 
 @dataclass(frozen=True, slots=True)
 class ProfileLevel:
-    """One profile-level-id, read."""
+    """A parsed profile-level-id."""
 
     text: str
     profile: Profile
     level_idc: int
-    """Ten times the level; 1b counts as 10.5 would, between 1 and 1.1."""
+    """Ten times the level; level 1b is ordered between 1 and 1.1."""
 
     @property
     def _rank(self) -> float:
@@ -61,23 +67,27 @@ class ProfileLevel:
         return 10.5 if is_1b else self.level_idc
 
     def carries(self, stream: ProfileLevel) -> bool:
-        """Whether a receiver of this level may be sent a stream of that level."""
+        """Return whether a receiver of this level can play a stream of that level."""
         return self._rank >= stream._rank
 
     def preference(self, stream: ProfileLevel) -> int | None:
-        """How true a name this is for the stream, 0 the truest; None where it would be a lie."""
-        names = _SENT_UNDER[stream.profile]
+        """Return how well this profile describes the stream, 0 is best; None: its decoders need not play the stream."""
+        names = _PLAYED_BY[stream.profile]
         return names.index(self.profile) if self.profile in names else None
 
+    def at_level(self, level_idc: int) -> ProfileLevel:
+        """Return this profile at another level. `level_idc`: ten times the level."""
+        return ProfileLevel(f"{self.text[:4]}{level_idc:02x}", self.profile, level_idc)
+
     def at_level_of(self, stream: ProfileLevel) -> str:
-        """This profile as it was offered, with the stream's level: what the answer says."""
+        """Return the offered profile with the stream's level, for the answer."""
         if self.profile == stream.profile and self.text[:2] == stream.text[:2]:
             return stream.text
         return self.text[:4] + stream.text[4:]
 
 
 def read_profile_level(text: str) -> ProfileLevel | None:
-    """Read six hex digits; None where they are not that, or name no profile of the table."""
+    """Parse six hex digits; None: not six hex digits, or not a profile of the table."""
     if not _SIX_HEX_DIGITS.fullmatch(text):
         return None
     idc, iop, level_idc = bytes.fromhex(text)

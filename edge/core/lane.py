@@ -9,11 +9,11 @@ _T = TypeVar("_T")
 
 
 class Lane(Generic[_T]):
-    """Holds at most `limit` access units and starts, and starts again, only at a keyframe.
+    """Holds at most `limit` access units, and begins only at a keyframe.
 
-    Full: everything queued goes, since a viewer that is this late is served best by the next keyframe; nobody
-    else notices. More than half full when a keyframe comes: it goes on from that. `dropped` counts what was not taken,
-    from the first keyframe on.
+    A full lane drops everything and waits for the next keyframe; other lanes are not affected. If a keyframe arrives
+    while the lane is more than half full, the lane continues from that keyframe. `dropped` counts the access units that
+    were not taken, beginning with the first keyframe.
     """
 
     def __init__(self, limit: int = 8) -> None:
@@ -24,15 +24,12 @@ class Lane(Generic[_T]):
         self._started = False
 
     def push(self, unit: _T, *, keyframe: bool) -> bool:
-        """Queue one access unit. False: the lane waits for a keyframe, and this was none."""
+        """Queue one access unit. False: it was dropped, since the lane waits for a keyframe."""
         if len(self._units) >= self._limit:
-            self.dropped += len(self._units)
-            self._units.clear()
-            self._waits_for_keyframe = True
+            self.reset()
         if keyframe:
             if len(self._units) > self._limit // 2:
-                self.dropped += len(self._units)
-                self._units.clear()
+                self.reset()
             self._started = True
             self._waits_for_keyframe = False
         elif self._waits_for_keyframe:
@@ -41,14 +38,14 @@ class Lane(Generic[_T]):
         self._units.append(unit)
         return True
 
-    def cut(self) -> None:
-        """What was taken last did not reach the viewer whole: nothing more before a keyframe."""
+    def reset(self) -> None:
+        """Drop everything and wait for a keyframe; also when a unit that was taken could not be sent whole."""
         self.dropped += len(self._units)
         self._units.clear()
         self._waits_for_keyframe = True
 
     def take(self) -> _T | None:
-        """The oldest access unit, None where the lane is empty."""
+        """Remove and return the oldest access unit; None: the lane is empty."""
         return self._units.popleft() if self._units else None
 
     def __len__(self) -> int:

@@ -1,52 +1,63 @@
-"""The SDP door: what of a browser's offer is taken, and an answer that tells the truth about the stream.
+"""Read SDP offers, narrow them for the WebRTC engine, and write answers. All SDP text is edited here.
 
-An offer is read into values that were each checked, and a new offer with one video section, one H.264 payload type and
-no candidates is written from them. The WebRTC engine only ever parses that text, whatever came in.
+An offer is parsed into checked values. From these, a new offer is written with one video section, one H.264 payload
+type and no candidates. The engine parses only that text, never what the client sent.
 Source: RFC 8866 (SDP), RFC 8829 (JSEP), RFC 8843 (BUNDLE), RFC 6184 (H.264).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from edge.contract.codes import Code
 from edge.contract.messages import CANDIDATES_LIMIT
-from edge.core.candidate import Candidate, read_candidate
+from edge.core.candidate import LOCAL_NAMES_LIMIT, Candidate, LocalName, read_candidate, read_local_name
 from edge.core.h264_profile import ProfileLevel, read_profile_level
 from edge.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 _LINES_LIMIT = 2000
+_END_OF_CANDIDATES = "a=end-of-candidates"
 _PAYLOAD_TYPE_MAX = 127
 _SECTIONS_LIMIT = 16
-_MID = re.compile(r"^[!#$%&'*+.0-9A-Z^_`a-z{|}~-]{1,32}$")
-_UFRAG = re.compile(r"^[A-Za-z0-9+/]{4,256}$")
+_MID = re.compile(r"^[!#$%&'*+.0-9A-Z^_`a-z{|}~-]{1,255}$")
+# RFC 8839 allows 256 characters. Agents make at most 32, and each check carries the ufrag.
+_UFRAG = re.compile(r"^[A-Za-z0-9+/]{4,32}$")
 _PASSWORD = re.compile(r"^[A-Za-z0-9+/]{22,256}$")
 _FINGERPRINT = re.compile(r"^sha-(256|384|512) [0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+$", re.IGNORECASE)
 _EXTMAP = re.compile(r"^([1-9]|1[0-4])(?:/[a-z]+)? ([\x21-\x7e]{1,128})$")
-_RTPMAP = re.compile(r"^(\d{1,3}) ([A-Za-z0-9_.-]+)/(\d+)", re.ASCII)
+_RTPMAP = re.compile(r"^(\d{1,3}) ([A-Za-z0-9_.-]+)/(\d+)(?:/\d+)?", re.ASCII)
 _FEEDBACK = re.compile(r"^(\d{1,3}|\*) ((?:nack|ccm|goog-remb|transport-cc)(?: [a-z]+)?)$")
+# All of them mean DTLS-SRTP where the offer has a fingerprint (RFC 8829, 5.1.2).
+_PROTOS = {
+    *("UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "TCP/DTLS/RTP/SAVPF", "TCP/DTLS/RTP/SAVP"),
+    *("RTP/SAVPF", "RTP/SAVP", "RTP/AVPF", "RTP/AVP"),
+}
 _RECEIVES = {"recvonly", "sendrecv"}
 _DIRECTIONS = _RECEIVES | {"sendonly", "inactive"}
-# What an offer means that gives no profile-level-id: WebRTC's reading, not RFC 6184's level 1.
+# The profile of a format without profile-level-id, as WebRTC reads it (RFC 6184 would say level 1). Clients that leave
+# it out, such as GStreamer's webrtcbin, play every level.
 _DEFAULT_PROFILE = "42e01f"
-# The name under which the engine knows H.264; the answer says the true one.
+# The only parameters that the engine accepts; the answer names the true profile.
 _ENGINE_FMTP = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"
+
+_Attributes: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """One m= section: its media line in parts and its attributes in order."""
+    """One m= section: the parts of its media line, and its attributes in order."""
 
     kind: str
     port: str
     proto: str
     formats: tuple[str, ...]
-    attributes: tuple[tuple[str, str], ...]
+    attributes: _Attributes
 
     def value(self, name: str) -> str | None:
         return next((value for key, value in self.attributes if key == name), None)
@@ -59,89 +70,124 @@ class _Section:
         mid = self.value("mid")
         return mid if mid is not None and _MID.fullmatch(mid) else None
 
-    @property
-    def direction(self) -> str:
-        return next((key for key, _ in self.attributes if key in _DIRECTIONS), "sendrecv")
+    def rtpmaps(self) -> dict[str, re.Match[str]]:
+        """Return the name and clock rate of each payload type."""
+        return {match[1]: match for value in self.values("rtpmap") if (match := _RTPMAP.match(value))}
 
     def rejected(self) -> list[str]:
-        """This section in an answer that does not take it (RFC 3264, 6)."""
+        """The lines of an answer that rejects this section (RFC 3264, 6). pion needs the rtpmap line of each format."""
         lines = [f"m={self.kind} 0 {self.proto} {' '.join(self.formats)}", "c=IN IP4 0.0.0.0", "a=inactive"]
-        return lines if self.mid is None else [*lines, f"a=mid:{self.mid}"]
+        if self.mid is not None:
+            lines.append(f"a=mid:{self.mid}")
+        rtpmaps = self.rtpmaps()
+        return lines + [f"a=rtpmap:{rtpmaps[pt][0]}" for pt in dict.fromkeys(self.formats) if pt in rtpmaps]
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """One payload type of the video section."""
+
+    payload_type: int
+    name: str
+    """In lower case."""
+    clock_rate: str
+    parameters: Mapping[str, str]
+    feedback: tuple[str, ...]
+    """The values of its a=rtcp-fb lines, without the payload type."""
 
 
 @dataclass(frozen=True, slots=True)
 class H264Choice:
-    """The payload type that the stream goes out under."""
+    """The payload type under which the stream is sent."""
 
     payload_type: int
     rtx_payload_type: int | None
     asymmetry: bool
+    fits: bool
+    """Whether the receiver's level allows the stream's."""
     profile_level_id: str
-    """As the answer says it: the offered profile, the stream's level."""
+    """For the answer: the offered profile with the stream's level, or as it was offered if the stream does not fit."""
+    feedback: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An offer that can be answered, if the stream's codec is in it. Made by `read_offer`."""
+    """A checked offer, made by `read_offer`. It can be answered if it contains the stream's codec."""
 
     sections: tuple[_Section, ...]
     video_index: int
     mid: str
+    formats: tuple[_Format, ...]
+    """The usable payload types of the video section, in the offered order."""
+    extensions: Mapping[str, str]
+    """The header extensions of the video section, by their numbers."""
     bundled: bool
-    transport: tuple[tuple[str, str], ...]
+    ice_lite: bool
+    """Whether the client is an ICE-lite agent: this device has the controlling role (RFC 8445, 6.1.1)."""
+    transport: _Attributes
     candidates: tuple[Candidate, ...]
+    names: tuple[LocalName, ...]
+    """Candidates with `.local` names."""
 
-    @property
-    def _video(self) -> _Section:
-        return self.sections[self.video_index]
+    def check_codec(self) -> None:
+        """Raises: Rejected: `no_common_codec`, the offer has no H.264 format that any stream could be sent in."""
+        self._h264()
 
     def choose(self, stream: ProfileLevel) -> H264Choice:
-        """The payload type for this stream, whatever the offer's order of codecs.
+        """Choose the payload type for this stream: one whose level fits, of the nearest profile, the first offered.
 
-        Raises: Rejected: `no_common_codec`, in a sentence that a person at a browser understands.
+        A stream above the offered level is sent all the same if nothing else was offered. Receivers play it as far as
+        they can; most state a lower level than theirs.
+        Raises: Rejected: `no_common_codec`, with a message for the person at the browser.
         """
-        parameters = {pt: _parameters(rest) for pt, rest in _by_payload_type(self._video.values("fmtp"))}
-        names = {}
-        for line in self._video.values("rtpmap"):
-            if match := _RTPMAP.match(line):
-                names[match[1]] = (match[2].lower(), match[3])
-        found: list[tuple[int, int, H264Choice]] = []
-        has_h264 = False
-        for order, pt in enumerate(self._video.formats):
-            if names.get(pt) != ("h264", "90000") or int(pt) > _PAYLOAD_TYPE_MAX:
-                continue
-            has_h264 = True
-            fmtp = parameters.get(pt, {})
-            offered = read_profile_level(fmtp.get("profile-level-id", _DEFAULT_PROFILE))
-            if offered is None or fmtp.get("packetization-mode") != "1":
-                continue
+        found: list[tuple[bool, int, bool, int, H264Choice]] = []
+        for order, (each, offered) in enumerate(self._h264()):
             preference = offered.preference(stream)
-            asymmetry = fmtp.get("level-asymmetry-allowed") == "1"
-            if preference is None or not (asymmetry or offered.carries(stream)):
+            if preference is None:
                 continue
-            rtx = next(
-                (
-                    p
-                    for p in self._video.formats
-                    if names.get(p, ("",))[0] == "rtx"
-                    and int(p) <= _PAYLOAD_TYPE_MAX
-                    and parameters.get(p, {}).get("apt") == pt
-                ),
-                None,
-            )
-            choice = H264Choice(int(pt), int(rtx) if rtx else None, asymmetry, offered.at_level_of(stream))
-            found.append((preference, order, choice))
+            asymmetry = each.parameters.get("level-asymmetry-allowed") == "1"
+            fits = asymmetry or "profile-level-id" not in each.parameters or offered.carries(stream)
+            answered = offered.at_level_of(stream) if fits else offered.text
+            rtx = self._rtx_of(each.payload_type)
+            choice = H264Choice(each.payload_type, rtx, asymmetry, fits, answered, each.feedback)
+            found.append((not fits, preference, "packetization-mode" not in each.parameters, order, choice))
         if not found:
-            raise Rejected(Code.NO_COMMON_CODEC, _no_codec_message(stream, has_h264=has_h264))
-        return min(found)[2]
+            what = f"in no profile that plays this camera's stream ({stream.profile})"
+            raise Rejected(Code.NO_COMMON_CODEC, f"this browser offers H.264 video, but {what}")
+        return min(found)[4]
+
+    def _h264(self) -> list[tuple[_Format, ProfileLevel]]:
+        """Return the H.264 formats that can be sent, with their profiles. Raises: Rejected: there is none."""
+        h264 = [each for each in self.formats if (each.name, each.clock_rate) == ("h264", "90000")]
+        if not h264:
+            what = "does not offer H.264 video, which is all that this camera sends"
+            raise Rejected(Code.NO_COMMON_CODEC, f"this browser {what}")
+        usable = []
+        for each in h264:
+            profile = read_profile_level(each.parameters.get("profile-level-id", _DEFAULT_PROFILE))
+            # Without packetization-mode, RFC 6184 means mode 0. Clients that leave it out play mode 1 all the same.
+            if profile is not None and each.parameters.get("packetization-mode", "1") == "1":
+                usable.append((each, profile))
+        if not usable:
+            what = "in no known profile with packetization mode 1, in which this camera sends it"
+            raise Rejected(Code.NO_COMMON_CODEC, f"this browser offers H.264 video, but {what}")
+        return usable
+
+    def _rtx_of(self, payload_type: int) -> int | None:
+        apt = str(payload_type)
+        return next(
+            (each.payload_type for each in self.formats if each.name == "rtx" and each.parameters.get("apt") == apt),
+            None,
+        )
 
     def for_engine(self, choice: H264Choice) -> str:
-        """The offer that the engine is given: only what was checked, only the chosen codec."""
-        payload_types = [str(pt) for pt in (choice.payload_type, choice.rtx_payload_type) if pt is not None]
+        """Write the offer for the engine: checked values only, and only the chosen codec."""
+        pt, rtx = choice.payload_type, choice.rtx_payload_type
         lines = [
             *_head(),
             f"a=group:BUNDLE {self.mid}",
-            f"m=video 9 UDP/TLS/RTP/SAVPF {' '.join(payload_types)}",
+            *(["a=ice-lite"] if self.ice_lite else []),
+            f"m=video 9 UDP/TLS/RTP/SAVPF {pt}" + (f" {rtx}" if rtx is not None else ""),
             "c=IN IP4 0.0.0.0",
             "a=rtcp:9 IN IP4 0.0.0.0",
             *(f"a={key}:{value}" for key, value in self.transport),
@@ -149,23 +195,20 @@ class Offer:
             "a=recvonly",
             "a=rtcp-mux",
         ]
-        extensions = [match for line in self._video.values("extmap") if (match := _EXTMAP.fullmatch(line))]
-        lines += [f"a=extmap:{match[1]} {match[2]}" for match in extensions]
-        lines += [f"a=rtpmap:{choice.payload_type} H264/90000", f"a=fmtp:{choice.payload_type} {_ENGINE_FMTP}"]
-        for line in self._video.values("rtcp-fb"):
-            match = _FEEDBACK.fullmatch(line)
-            if match and match[1] in ("*", str(choice.payload_type)):
-                lines.append(f"a=rtcp-fb:{choice.payload_type} {match[2]}")
-        if choice.rtx_payload_type is not None:
-            lines.append(f"a=rtpmap:{choice.rtx_payload_type} rtx/90000")
-            lines.append(f"a=fmtp:{choice.rtx_payload_type} apt={choice.payload_type}")
+        lines += [f"a=extmap:{number} {uri}" for number, uri in self.extensions.items()]
+        lines += [f"a=rtpmap:{pt} H264/90000", f"a=fmtp:{pt} {_ENGINE_FMTP}"]
+        lines += [f"a=rtcp-fb:{pt} {value}" for value in choice.feedback]
+        if rtx is not None:
+            lines += [f"a=rtpmap:{rtx} rtx/90000", f"a=fmtp:{rtx} apt={pt}"]
         return _text(lines)
 
-    def finish_answer(self, engine_answer: str, choice: H264Choice, *, complete: bool) -> str:
-        """The answer to the offer that came in, from the engine's to the narrowed one.
+    def finish_answer(
+        self, engine_answer: str, choice: H264Choice, *, complete: bool, candidates: Sequence[str] = ()
+    ) -> str:
+        """Turn the engine's answer to the narrowed offer into the answer to this one.
 
-        The sections that were left out come back as rejected ones, and the profile is the stream's own.
-        `complete`: no candidate follows, so the end mark stays in.
+        Sections that the engine did not see are rejected, and the profile is the stream's own. `complete`: no candidate
+        follows, so the end mark stays. `candidates`: those found since the engine's answer, as `candidate:...`.
         """
         head, video = _split(engine_answer)
         head = [line for line in head if not line.startswith(("a=group:", "a=ice-options:"))]
@@ -175,10 +218,14 @@ class Offer:
         if choice.asymmetry:
             fmtp.append("level-asymmetry-allowed=1")
         prefix = f"a=fmtp:{choice.payload_type} "
+        media, port, _, formats = video[0].split(" ", 3)
+        video[0] = f"{media} {port} {self.sections[self.video_index].proto} {formats}"
         video = [prefix + ";".join(fmtp) if line.startswith(prefix) else line for line in video]
+        end = video.index(_END_OF_CANDIDATES) if _END_OF_CANDIDATES in video else len(video)
+        video[end:end] = [f"a={candidate}" for candidate in candidates]
         if not complete:
             head.append("a=ice-options:trickle")
-            video = [line for line in video if line != "a=end-of-candidates"]
+            video = [line for line in video if line != _END_OF_CANDIDATES]
         lines = head
         for index, section in enumerate(self.sections):
             lines = lines + (video if index == self.video_index else section.rejected())
@@ -186,43 +233,55 @@ class Offer:
 
 
 def read_offer(sdp: str) -> Offer:
-    """Read an offer.
+    """Parse and check an offer.
 
-    Candidates with a `.local` name and TCP ones are left out, and so is the end mark: a browser behind mDNS is learned
-    as peer-reflexive, and a check list that was told its end would fail before that.
-    Raises: Rejected: `bad_offer`, the message says what is wrong with it.
+    TCP candidates and the end mark are left out. A browser behind mDNS may become known by its own checks
+    (peer-reflexive); after the end mark, the check list would fail before that.
+    Raises: Rejected: `bad_offer`; the message names the fault.
     """
     session, sections = _parse(sdp)
-    index = next((i for i, section in enumerate(sections) if _wants_video(section)), None)
+    index = next((i for i, section in enumerate(sections) if _receives_video(section, session)), None)
     if index is None:
-        raise _bad("it asks for no video (no m=video section that receives)")
+        raise _bad("it has no m=video section that receives")
     video = sections[index]
     if video.mid is None:
-        raise _bad("its video section has no a=mid")
-    if "TLS" not in video.proto.split("/"):
-        raise _bad("its video section does not use DTLS")
+        raise _bad("its video section has no a=mid that is a token of at most 255 characters")
+    if video.proto not in _PROTOS:
+        raise _bad("the protocol of its video section is not RTP over DTLS")
     bundle = next((value.split()[1:] for key, value in session if key == "group" and value.startswith("BUNDLE ")), [])
     bundled = video.mid in bundle
-    # In a bundle, the first section's transport and candidates hold for all (RFC 8843, 7).
-    mates = [section for section in sections if section.mid in bundle] if bundled else []
-    sources = [video.attributes, *(mate.attributes for mate in mates), session]
-    texts = dict.fromkeys(text for section in [video, *mates] for text in section.values("candidate"))
+    # In a bundle, the transport and candidates of the first section are those of all (RFC 8843, 7).
+    bundle_sections = [section for section in sections if section.mid in bundle] if bundled else []
+    sources = [video.attributes, *(section.attributes for section in bundle_sections), session]
+    texts = dict.fromkeys(text for section in [video, *bundle_sections] for text in section.values("candidate"))
     return Offer(
         sections=sections,
         video_index=index,
         mid=video.mid,
+        formats=_formats(video),
+        extensions=_extensions(session, video.attributes),
         bundled=bundled,
+        ice_lite=any(key == "ice-lite" for key, _ in session),
         transport=_transport(sources),
         candidates=_candidates(texts),
+        names=_names(texts),
     )
 
 
-def _wants_video(section: _Section) -> bool:
+def _receives_video(section: _Section, session: _Attributes) -> bool:
     usable = section.port != "0" or section.value("bundle-only") is not None
-    return section.kind == "video" and usable and section.direction in _RECEIVES
+    # A direction of the session is that of each section without its own (RFC 8866, 6.7).
+    stated = (key for key, _ in (*section.attributes, *session) if key in _DIRECTIONS)
+    return section.kind == "video" and usable and next(stated, "sendrecv") in _RECEIVES
 
 
-def _transport(sources: list[tuple[tuple[str, str], ...]]) -> tuple[tuple[str, str], ...]:
+def _extensions(session: _Attributes, video: _Attributes) -> dict[str, str]:
+    """Read the header extensions, which may be listed for the whole session, too (RFC 8285, 5)."""
+    values = (value for key, value in (*session, *video) if key == "extmap")
+    return {match[1]: match[2] for value in values if (match := _EXTMAP.fullmatch(value))}
+
+
+def _transport(sources: list[_Attributes]) -> _Attributes:
     def first(name: str, pattern: re.Pattern[str]) -> str:
         for attributes in sources:
             for key, value in attributes:
@@ -239,7 +298,7 @@ def _transport(sources: list[tuple[tuple[str, str], ...]]) -> tuple[tuple[str, s
 
 
 def _candidates(texts: Iterable[str]) -> tuple[Candidate, ...]:
-    """The first that a session takes; the others are not even read, which would hold up the pictures."""
+    """Read as many candidates as a session may have. Reading thousands would delay the pictures of all viewers."""
     found: dict[Candidate, None] = {}
     for text in texts:
         if len(found) == CANDIDATES_LIMIT:
@@ -250,6 +309,11 @@ def _candidates(texts: Iterable[str]) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
+def _names(texts: Iterable[str]) -> tuple[LocalName, ...]:
+    found = (name for text in texts if (name := read_local_name(text)) is not None)
+    return tuple(itertools.islice(found, LOCAL_NAMES_LIMIT))
+
+
 def _candidate(text: str) -> Candidate | None:
     try:
         return read_candidate(text)
@@ -257,7 +321,7 @@ def _candidate(text: str) -> Candidate | None:
         return None
 
 
-def _parse(sdp: str) -> tuple[tuple[tuple[str, str], ...], tuple[_Section, ...]]:
+def _parse(sdp: str) -> tuple[_Attributes, tuple[_Section, ...]]:
     lines = sdp.splitlines()
     if not lines or lines[0] != "v=0":
         raise _bad("it is not SDP (no v=0 at its start)")
@@ -268,7 +332,7 @@ def _parse(sdp: str) -> tuple[tuple[tuple[str, str], ...], tuple[_Section, ...]]
     for line in lines[1:]:
         if line.startswith("m="):
             media = line[2:].split()
-            if len(media) < 4 or not media[1].isdigit():
+            if len(media) < 4 or not (media[1].isascii() and media[1].isdigit()):
                 raise _bad("it has a malformed m= line")
             sections.append((media, []))
         elif line.startswith("a="):
@@ -281,21 +345,26 @@ def _parse(sdp: str) -> tuple[tuple[tuple[str, str], ...], tuple[_Section, ...]]
     )
 
 
-def _by_payload_type(lines: list[str]) -> list[tuple[str, str]]:
-    return [(pt, rest) for pt, _, rest in (line.partition(" ") for line in lines)]
+def _formats(video: _Section) -> tuple[_Format, ...]:
+    codecs = video.rtpmaps()
+    fmtp = {pt: rest for pt, _, rest in (value.partition(" ") for value in video.values("fmtp"))}
+    feedback = [match for value in video.values("rtcp-fb") if (match := _FEEDBACK.fullmatch(value))]
+    return tuple(
+        _Format(
+            payload_type=int(pt),
+            name=codecs[pt][2].lower(),
+            clock_rate=codecs[pt][3],
+            parameters=_parameters(fmtp.get(pt, "")),
+            feedback=tuple(match[2] for match in feedback if match[1] in ("*", pt)),
+        )
+        for pt in dict.fromkeys(video.formats)
+        if pt in codecs and str(int(pt)) == pt and int(pt) <= _PAYLOAD_TYPE_MAX
+    )
 
 
 def _parameters(text: str) -> dict[str, str]:
     pairs = (part.strip().partition("=") for part in text.split(";"))
     return {key.strip().lower(): value.strip() for key, _, value in pairs}
-
-
-def _no_codec_message(stream: ProfileLevel, *, has_h264: bool) -> str:
-    if not has_h264:
-        return "this browser offers no H.264 video, and the camera sends nothing else"
-    return (
-        f"this browser offers no H.264 that this camera's stream fits ({stream.profile}, level {stream.level_idc / 10})"
-    )
 
 
 def _head() -> list[str]:

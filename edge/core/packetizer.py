@@ -1,4 +1,4 @@
-"""One access unit as RTP payloads.
+"""Split one access unit into RTP payloads.
 
 Source: RFC 6184, 5.6 (single NAL unit), 5.7.1 (STAP-A), 5.8 (FU-A); packetization-mode 1.
 """
@@ -18,41 +18,41 @@ _FU_HEADER_BYTES = 2
 
 
 def packetize(access_unit: bytes, limit_bytes: int) -> list[bytes]:
-    """The payloads of one access unit, in order; the last one is the picture's end (marker bit).
+    """Return the payloads of one access unit in order; the last one is sent with the marker bit.
 
-    Shape: 1..n payloads of at most `limit_bytes`. Small NAL units that follow each other (SPS, PPS) share one packet;
-    what does not fit is cut into equal fragments, so that they can leave in one system call. Access unit delimiters are
-    left out: the marker says it.
-    Raises: BadBitstream: no Annex-B. ValueError: nothing to send, or a limit too small for a fragment.
+    Shape: 1..n payloads of at most `limit_bytes`. Consecutive small NAL units (SPS, PPS) share a packet. Larger ones
+    are split into fragments of equal size, so that one system call can send them. Access unit delimiters are left out,
+    since the marker bit replaces them.
+    Raises: BadBitstream: not Annex-B. ValueError: nothing to send, or a limit too small for a fragment.
     """
     if limit_bytes <= _FU_HEADER_BYTES:
-        raise ValueError(f"a payload of {limit_bytes} bytes carries nothing")
+        raise ValueError(f"a payload limit of {limit_bytes} bytes is too small")
     payloads: list[bytes] = []
     small: list[bytes] = []
     small_bytes = _STAP_HEADER_BYTES
     for nal in split_annexb(access_unit):
         if nal_type(nal) == NAL_AUD:
             continue
-        wanted = _SIZE_BYTES + len(nal)
-        if small and small_bytes + wanted > limit_bytes:
-            payloads.append(_together(small))
+        size_bytes = _SIZE_BYTES + len(nal)
+        if small and small_bytes + size_bytes > limit_bytes:
+            payloads.append(_aggregate(small))
             small, small_bytes = [], _STAP_HEADER_BYTES
         if len(nal) > limit_bytes:
             payloads += _fragments(nal, limit_bytes)
         else:
             small.append(nal)
-            small_bytes += wanted
+            small_bytes += size_bytes
     if small:
-        payloads.append(_together(small))
+        payloads.append(_aggregate(small))
     if not payloads:
-        raise ValueError("an access unit without a NAL unit to send")
+        raise ValueError("the access unit contains no NAL unit to send")
     return payloads
 
 
-def _together(nals: list[bytes]) -> bytes:
+def _aggregate(nals: list[bytes]) -> bytes:
     if len(nals) == 1:
         return nals[0]
-    # The most important one's importance, and the forbidden bit if any has it.
+    # The highest NRI of them, and the forbidden bit if any NAL unit has it.
     header = max(nal[0] & _NRI for nal in nals) | (max(nal[0] for nal in nals) & 0x80) | _STAP_A
     return bytes([header]) + b"".join(len(nal).to_bytes(_SIZE_BYTES, "big") + nal for nal in nals)
 

@@ -1,4 +1,4 @@
-"""Who asks: passed with every command from the door to the rule that decides."""
+"""Who sent a command. Every command carries its principal to the rule that decides."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Door(StrEnum):
-    """The way a command came in."""
+class Interface(StrEnum):
+    """The interface through which a command arrived."""
 
     MQTT = "mqtt"
     LOCAL = "local"
@@ -28,19 +28,34 @@ EVERY_SCOPE = frozenset(Scope)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated party, on the door that it came by.
+    """An authenticated party and the interface that it uses.
 
-    `client` is the backend's reply client on MQTT, the peer's address on the local door. `by_token`: a token said that
-    it is this subject; else it only says so itself.
+    `client` is the backend's reply client on MQTT, the peer's address on the local interface. `token`: the id (jti) of
+    the signed token that proves the subject; None: the subject is only a claim. `expired`: the token's time has passed,
+    so that it proves nothing but the sessions that it opened.
     """
 
     subject: str
     client: str
-    door: Door
+    interface: Interface
     scopes: frozenset[Scope] = EVERY_SCOPE
-    by_token: bool = False
+    token: str | None = None
+    expired: bool = False
+
+    @property
+    def proven(self) -> str | None:
+        """The subject, where a token proves it."""
+        return None if self.token is None else self.subject
 
     def owns(self, opener: Principal) -> bool:
-        """Whether this is the party that opened a session as `opener`: same door and client, and by tokens, subject."""
-        same_way = self.door == opener.door and self.client == opener.client
-        return same_way and (self.subject == opener.subject or not (self.by_token and opener.by_token))
+        """Whether this party may act as `opener`, the party that opened a session on the same interface.
+
+        A session that was opened with a token belongs to the token's subject: the same token proves it, also after its
+        time, and any other valid token of that subject. Other sessions belong to their client.
+        """
+        if self.interface is not opener.interface:
+            return False
+        if opener.token is None:
+            return self.client == opener.client
+        same_subject = self.token is not None and self.subject == opener.subject
+        return same_subject and (self.token == opener.token or not self.expired)

@@ -1,4 +1,4 @@
-"""The life of one session as a table: what may follow what, and by when."""
+"""The life of one session as a table: which phase may follow which, and by when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edge.contract.codes import EndReason
 
 
 class Phase(StrEnum):
-    """Where a session stands. ANSWERING, CONNECTING and CLOSING each have a deadline."""
+    """A session's phase. ANSWERING, CONNECTING and CLOSING have a deadline each."""
 
     NEW = "new"
     ANSWERING = "answering"
@@ -33,7 +33,7 @@ _OVERDUE = {Phase.ANSWERING: EndReason.ANSWER_TIMEOUT, Phase.CONNECTING: EndReas
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How long each transient phase may last."""
+    """The longest duration of each phase that has a deadline."""
 
     answering_s: float = 8.0
     connecting_s: float = 15.0
@@ -42,7 +42,7 @@ class Deadlines:
 
 @dataclass(slots=True)
 class SessionMachine:
-    """One session's phase, since when, and why it ended."""
+    """One session's phase, the time when it began, and why the session ended."""
 
     deadlines: Deadlines
     phase: Phase = Phase.NEW
@@ -50,7 +50,7 @@ class SessionMachine:
     end: EndReason | None = None
 
     def advance(self, phase: Phase, now_s: float) -> bool:
-        """Go on to a phase. False, and nothing changes, where it cannot follow: a late event."""
+        """Enter a phase. False: the phase cannot follow (a late event), and nothing changed."""
         if phase not in _NEXT[self.phase]:
             return False
         self.phase = phase
@@ -58,14 +58,14 @@ class SessionMachine:
         return True
 
     def finish(self, reason: EndReason, now_s: float) -> bool:
-        """Begin the end. False where it has begun already: the first reason stays."""
+        """Begin to close. False: the session is closing already and keeps its first reason."""
         if not self.advance(Phase.CLOSING, now_s):
             return False
         self.end = reason
         return True
 
     def deadline_s(self) -> float | None:
-        """When the present phase is overdue; None for a phase that may last."""
+        """When the present phase is overdue. None: this phase has no deadline."""
         allowed_s = {
             Phase.ANSWERING: self.deadlines.answering_s,
             Phase.CONNECTING: self.deadlines.connecting_s,
@@ -74,6 +74,6 @@ class SessionMachine:
         return None if allowed_s is None else self.entered_s + allowed_s
 
     def overdue(self, now_s: float) -> EndReason | None:
-        """The reason to end the session with now, None where it is in time."""
+        """The reason to end the session now. None: it is in time."""
         deadline_s = self.deadline_s()
         return _OVERDUE.get(self.phase) if deadline_s is not None and now_s >= deadline_s else None

@@ -1,4 +1,4 @@
-"""Settings that are changed from afar: rules over documents, sections of sections of values."""
+"""Remote settings: rules over documents, which are nested sections of values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Values: TypeAlias = "dict[str, Any]"
-"""Sections by name, each a dict like this one or a value."""
+SettingsValues: TypeAlias = "dict[str, Any]"
+"""Section name to a nested section, or key to value."""
 
 
-def over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
-    """Values with these in place of their own; null changes nothing."""
+def over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> SettingsValues:
+    """Return the values with the changes applied. A null changes nothing."""
     changed = dict(values)
     for key, change in changes.items():
         if isinstance(change, dict):
@@ -24,8 +24,8 @@ def over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
     return changed
 
 
-def without_nulls(values: Mapping[str, Any]) -> Values:
-    """As AWS IoT keeps them."""
+def without_nulls(values: Mapping[str, Any]) -> SettingsValues:
+    """Return the document as AWS IoT stores it."""
     return {
         key: without_nulls(value) if isinstance(value, dict) else value
         for key, value in values.items()
@@ -34,18 +34,18 @@ def without_nulls(values: Mapping[str, Any]) -> Values:
 
 
 def same_encoding(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the camera need not be opened again to go from one to the other."""
+    """Whether the camera can change from one to the other without being reopened."""
     return same_range(one, other, "hd") and same_range(one, other, "sd")
 
 
 def same_range(one: Mapping[str, Any], other: Mapping[str, Any], quality: str) -> bool:
-    """Whether this quality's encoder may aim at the same."""
+    """Whether both set the same bitrate range for this quality."""
     return bool(one["camera"][quality] == other["camera"][quality])
 
 
 def mark(desired: Mapping[str, Any], stamp: object) -> str:
-    """What tells one desired document from another, and the same one from itself when it comes again.
+    """Return an identifier of one request to change the settings.
 
-    `stamp`: what differs where the same is desired anew.
+    `stamp`: differs between two requests with the same values, and is equal when one request is delivered again.
     """
     return hashlib.sha256(json.dumps([desired, stamp], sort_keys=True).encode()).hexdigest()

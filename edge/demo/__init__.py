@@ -1,1 +1,1 @@
-"""All of it on one machine: an embedded broker, the daemon, a reference backend-for-frontend and its viewer page."""
+"""The demo on one machine: an embedded broker, the daemon, a reference backend and its viewer page."""

@@ -1,10 +1,11 @@
-"""The reference backend-for-frontend: a browser's HTTP on one side, the camera's MQTT contract on the other.
+"""The reference backend: HTTP for browsers on one side, the camera's MQTT contract on the other.
 
-A real one asks who the viewer is first, and signs the token for whom it may let in.
+A real backend authenticates the viewer first, and signs a token only for a viewer that may watch.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator  # noqa: TC003  FastAPI reads the annotations at run time
 from contextlib import asynccontextmanager
@@ -22,29 +23,32 @@ from edge.contract.messages import CameraNoticeBody, CandidateBody, SessionId
 from edge.demo.pages import Pages
 from edge.demo.turn import IceSettings, ice_servers
 from edge.errors import EdgeError, Rejected, Unavailable
+from edge.local_api.faults import request_faults
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from edge.client import Camera, Signer
+    from edge.client import RemoteCamera, Signer
 
 _HERE = Path(__file__).parent
 _RETRY_S = 5
-# Under the grace, so that a stream that broke alone closes nothing.
+# Shorter than the grace period, so that a broken event stream does not close the session.
 _RECONNECT_MS = 500
 
 
 class BackendSettings(BaseModel):
-    """What a backend-for-frontend has to be told, besides its broker."""
+    """The settings of a backend, without those of its broker."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ice: IceSettings = Field(default_factory=IceSettings)
-    grace_s: Annotated[float, Field(gt=0, le=30, description="How long a page that went away keeps its session.")] = 3
+    grace_s: Annotated[
+        float, Field(gt=0, le=30, description="How long a session stays open after its page has disconnected.")
+    ] = 3
 
 
 class _Start(BaseModel):
-    """What a browser's RTCSessionDescription is as JSON, and the id that the page chose if it trickles."""
+    """A browser's RTCSessionDescription as JSON. `session`: the id that the page chose, if it trickles."""
 
     type: Literal["offer"]
     sdp: str
@@ -67,10 +71,10 @@ class _Candidate(BaseModel):
     sdp_mid: Annotated[str | None, Field(alias="sdpMid")] = None
 
 
-def make_backend(camera: Camera, signer: Signer, settings: BackendSettings) -> FastAPI:
-    """The app for one camera; the caller keeps the camera's client alive while the app runs.
+def make_backend(camera: RemoteCamera, signer: Signer, settings: BackendSettings) -> FastAPI:
+    """The app for one camera. The caller keeps the camera's client running while the app runs.
 
-    The offer alone carries a token: what follows in its session comes by the same reply client, and needs none.
+    The token of the offer serves the later commands of its session, too; the client library sends it again.
 
     Errors are JSON, `{"error": {"code", "message", "retry_after_s"}}`, with the contract's code and its HTTP status.
     """
@@ -87,7 +91,8 @@ def make_backend(camera: Camera, signer: Signer, settings: BackendSettings) -> F
 
     @app.post("/api/start-webrtc")
     async def start(body: _Start, request: Request) -> dict[str, str]:
-        viewer = request.client.host if request.client else "unknown"
+        # Nobody logs in here, so that each page is a viewer of its own.
+        viewer = f"{request.client.host if request.client else 'unknown'}-{secrets.token_hex(4)}"
         try:
             answer = await camera.offer(
                 body.sdp,
@@ -109,7 +114,7 @@ def make_backend(camera: Camera, signer: Signer, settings: BackendSettings) -> F
         try:
             await camera.close(body.session)
         except Rejected as exc:
-            # It may have overtaken its offer: then the session is closed when the page's grace is over.
+            # The request may have overtaken its offer. Then the session is closed after the grace period.
             if exc.code is not Code.UNKNOWN_SESSION:
                 raise
         else:
@@ -172,9 +177,7 @@ async def _error(_: Request, exc: Exception) -> Response:
     return JSONResponse({"error": error}, status, headers)
 
 
-async def _bad_request(_: Request, exc: Exception) -> Response:
+async def _bad_request(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    first = exc.errors()[0]
-    message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    error = {"code": Code.BAD_MESSAGE, "message": message, "retry_after_s": None}
+    error = {"code": Code.BAD_MESSAGE, "message": request_faults(request, exc), "retry_after_s": None}
     return JSONResponse({"error": error}, Code.BAD_MESSAGE.http_status)

@@ -1,4 +1,4 @@
-"""The demo's broker: amqtt, inside the demo's process. It speaks MQTT 3.1.1 only."""
+"""The demo's broker: amqtt in the demo's process. It supports MQTT 3.1.1 only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class EmbeddedBroker:
-    """Takes any client on `host`:`port` while its context is open; keep the host a loopback address."""
+    """Accepts every client on `host`:`port` while its context is open. The host should be a loopback address."""
 
     def __init__(self, host: str, port: int) -> None:
-        # Its warnings are about its clients' manners; the demo's person cannot do anything about them.
+        # Its warnings are about clients, and the user of the demo cannot act on them.
         logging.getLogger("amqtt").setLevel(logging.CRITICAL)
         logging.getLogger("transitions").setLevel(logging.CRITICAL)
         listener = ListenerConfig(type=ListenerType.TCP, bind=f"{host}:{port}")

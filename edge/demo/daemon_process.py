@@ -1,4 +1,4 @@
-"""The daemon as a child of the demo: its settings, its log, its end."""
+"""The daemon as a child process of the demo: settings, log and stop."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _LOG_S = 0.5
 _LAST_LINES = 15
 _LINE_LIMIT_BYTES = 64 * 1024
 _QUIET = re.compile(r"^\S+ \S+ (DEBUG|INFO) ")
-# The demo may itself run under systemd, but the daemon is not that unit.
-_NOT_ITS_OWN = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"}
+# These belong to the unit of the demo, if it runs under systemd.
+_VARIABLES_OF_THE_UNIT = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"}
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
-    """What the demo decides of the daemon's settings. `camera`: a source's name, or the path of a recording."""
+    """The daemon's settings that the demo chooses. `camera`: the name of a source, or the path of a recording."""
 
     camera: str | Path
     viewers: int
@@ -58,13 +58,15 @@ def settings_file(options: DaemonOptions, jwks_file: Path, state: Path) -> str:
         *camera,
         "[sessions]",
         f"max_viewers = {options.viewers}",
+        "[ice]",
+        "allow_loopback = true",
         "[api]",
         'host = "127.0.0.1"',
         f"port = {options.api_port}",
         "[auth]",
         'mode = "required"',
         f"jwks_file = {_quoted(str(jwks_file))}",
-        # Who signs and who checks look at the same clock here.
+        # Tokens are signed and checked with the same clock here.
         "trust_clock = true",
         "[state]",
         f"dir = {_quoted(str(state))}",
@@ -73,7 +75,7 @@ def settings_file(options: DaemonOptions, jwks_file: Path, state: Path) -> str:
 
 
 class DaemonProcess:
-    """The running daemon. Its warnings go to standard error; its last lines are kept for when it dies."""
+    """The running daemon. Its warnings go to standard error. `last_lines` explains an unexpected end."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -82,7 +84,7 @@ class DaemonProcess:
 
     @classmethod
     async def start(cls, options: DaemonOptions, jwks: str, directory: Path) -> DaemonProcess:
-        """Start the daemon with a settings file, its backend's keys and a state directory in `directory`."""
+        """Start the daemon. Its settings file, public keys and state directory are in `directory`."""
         jwks_file = directory / "jwks.json"
         jwks_file.write_text(jwks)
         config = directory / "edge-streamer.toml"
@@ -98,8 +100,8 @@ class DaemonProcess:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT_BYTES,
-            env={name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN},
-            # A Ctrl-C at the terminal is the demo's to pass on, in its order.
+            env={name: value for name, value in os.environ.items() if name not in _VARIABLES_OF_THE_UNIT},
+            # Ctrl-C must reach the demo only, which stops its parts in order.
             start_new_session=True,
             preexec_fn=_dies_with(os.getpid()),
         )
@@ -110,14 +112,14 @@ class DaemonProcess:
         return self._process.pid
 
     async def ended(self) -> int:
-        """Wait for its end, and a moment for the last of its log. The exit status, negative for a signal."""
+        """Wait for the end of the process and of its log. Returns the exit status, negative for a signal."""
         status = await self._process.wait()
-        # A process of its own may outlive it for a moment, and holds the pipe.
+        # Its child process may live a moment longer, and keeps the pipe open.
         await asyncio.wait({self._reading}, timeout=_LOG_S)
         return status
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL where that does not end it in time."""
+        """Send SIGTERM, and SIGKILL after a timeout."""
         if self._process.returncode is None:
             self._process.terminate()
             try:
@@ -135,7 +137,7 @@ class DaemonProcess:
             try:
                 line = (await self._process.stderr.readline()).decode(errors="replace").rstrip()
             except ValueError:
-                continue  # longer than the limit: readline has dropped it
+                continue  # a line over the limit, which readline dropped
             if not line and self._process.stderr.at_eof():
                 return
             self.last_lines.append(line)
@@ -144,14 +146,14 @@ class DaemonProcess:
 
 
 def _quoted(text: str) -> str:
-    """As a TOML basic string, whose escapes are JSON's."""
+    """The text as a TOML basic string, which has the escapes of JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _dies_with(parent: int) -> Callable[[], None]:
-    """For the child, before it becomes the daemon: a demo that is killed takes the daemon with it.
+    """A function for the child: the kernel kills it when the demo dies. It does nothing on other systems than Linux.
 
-    Source: prctl(2). Elsewhere than on Linux the daemon is left.
+    Source: prctl(2).
     """
     if sys.platform != "linux":
         return lambda: None

@@ -1,16 +1,25 @@
-// The viewer page. `document.body.dataset.state` is asking, connecting, live, stalled, busy, stopped, unavailable, lost or
-// off. `window.viewer` is for tests and benchmarks: `pc`, `framesDecoded()` (a promise), and `times`, in Date.now()'s
-// milliseconds, of the present attempt: asked, answered, connected, firstFrame.
+// The viewer page. `document.body.dataset.state` is requesting, connecting, live, stalled, busy, stopped, unavailable, lost
+// or off. `window.viewer` is for tests and benchmarks: `pc`, `framesDecoded()` (a promise), and `times` of the current
+// attempt in milliseconds of Date.now(): offered, answered, connected, firstFrame.
 
-const ASK_LIMIT_MS = 15_000;
-const CONNECT_LIMIT_MS = 20_000;
-const DISCONNECTED_LIMIT_MS = 3_000;
-const STALL_LIMIT_MS = 5_000;
-const STALL_FRAMES = 10;
-const STEADY_MS = 10_000;
+const ANSWER_TIMEOUT_MS = 15_000;
+const CONNECT_TIMEOUT_MS = 20_000;
+const DISCONNECTED_TIMEOUT_MS = 3_000;
+const STALL_TIMEOUT_MS = 5_000;
+const RECOVERY_FRAMES = 10;
+const STABLE_MS = 10_000;
 const ICE_MAX_AGE_MS = 300_000;
-const ICE_PATIENCE_MS = 300;
-const STOPPED_CHECK_S = 10;
+const ICE_FETCH_WAIT_MS = 300;
+const STOPPED_RETRY_S = 10;
+
+// The codes of this page for the reasons why the device ended a session. Others: closed.
+const CODES = {
+  stopped: "stopped",
+  shutdown: "restarting",
+  connect_timeout: "no_path",
+  relay_lost: "relay_lost",
+  replaced: "replaced",
+};
 
 const byId = (id) => document.getElementById(id);
 const video = byId("video");
@@ -22,8 +31,8 @@ const viewer = { pc: null, session: null, times: {}, framesDecoded };
 let quality = "hd";
 window.viewer = viewer;
 
-/** Why an attempt ended: a code of the contract, or one of ours. */
-class Trouble extends Error {
+/** Why an attempt ended: a code of the contract, or one of this page. */
+class ViewError extends Error {
   constructor(code, message = "", retryAfterS = null) {
     super(message);
     this.code = code;
@@ -31,39 +40,43 @@ class Trouble extends Error {
   }
 }
 
-// Words.
+// Texts.
 
-const NO_H264 = "Its WebRTC has no H.264. Chrome, Edge and Safari have it; Firefox has it once its OpenH264 plugin is there.";
+const NO_H264 = "It cannot decode H.264. Chrome, Edge and Safari can; Firefox needs its OpenH264 plugin.";
 
-/** What a person is told of a trouble: the state, a label, a headline and what more there is to say. */
-function told(trouble, wasLive) {
-  switch (trouble.code) {
+/** Describe an error to the user. Returns the state, a label, a headline and a detail. */
+function describe(error, wasLive) {
+  switch (error.code) {
     case "busy":
-      return ["busy", "Waiting for a place", "All places are taken", sentence(trouble.message)];
+      return ["busy", "Waiting", "The viewer limit is reached", sentence(error.message)];
     case "stopped":
-      return ["stopped", "Stopped", "The camera is stopped", "The picture comes by itself when the camera is started again."];
+      return ["stopped", "Stopped", "The camera is stopped", "The video starts automatically when the camera is started again."];
     case "camera_unavailable":
-      return ["unavailable", "No picture", "The camera is not available", sentence(trouble.message)];
+      return ["unavailable", "No video", "The camera is not available", sentence(error.message)];
     case "no_common_codec":
-      return ["unavailable", "No picture", "This browser cannot show the camera", NO_H264];
+      return ["unavailable", "No video", "This browser cannot show the camera", NO_H264];
     case "forbidden":
     case "unauthorized":
-      return ["unavailable", "Not allowed", "You may not watch this camera", sentence(trouble.message)];
+      return ["unavailable", "Not allowed", "You do not have permission to watch this camera", sentence(error.message)];
     case "unreachable":
-      return lost(wasLive, "The service behind this page does not answer.");
+      return lost(wasLive, "The server of this page does not answer.");
     case "timeout":
-      return lost(wasLive, "The camera does not answer. It may be off, or without a network.");
+      return lost(wasLive, "The camera does not answer. It may be off or offline.");
     case "restarting":
-      return lost(wasLive, "The camera is starting again.");
+      return lost(wasLive, "The camera is restarting.");
+    case "relay_lost":
+      return lost(wasLive, "The relay server ended the connection.");
+    case "replaced":
+      return ["busy", "Waiting", "Another connection took this place", ""];
     case "no_path":
       return lost(wasLive, "The camera was found, but its video does not arrive.");
     default:
-      return lost(wasLive, sentence(trouble.message));
+      return lost(wasLive, sentence(error.message));
   }
 }
 
 function lost(wasLive, detail) {
-  return ["lost", "Trying again", wasLive ? "The connection was lost" : "No connection to the camera", detail];
+  return ["lost", "Retrying", wasLive ? "The connection was lost" : "No connection to the camera", detail];
 }
 
 function sentence(text) {
@@ -77,12 +90,12 @@ function show(state, label, headline = "", detail = "") {
   byId("label").textContent = label;
   byId("headline").textContent = headline;
   byId("detail").textContent = detail;
-  byId("next").textContent = "";
-  byId("spoken").textContent = `${headline} ${detail}`.trim();
+  byId("retry").textContent = "";
+  byId("announcement").textContent = `${headline} ${detail}`.trim();
   if (state === "off" || state === "stopped") video.srcObject = null;
 }
 
-// One attempt: an offer, its answer and the connection.
+// One attempt: offer, answer, connection.
 
 let ice = { servers: [], at: -Infinity };
 let iceFetch = null;
@@ -98,7 +111,7 @@ async function fetchIce() {
     const response = await fetch("/api/turn-credentials");
     if (response.ok) ice = { servers: await response.json(), at: performance.now() };
   } catch {
-    // The offer that follows tells it better.
+    // The offer that follows reports the error.
   }
 }
 
@@ -114,9 +127,9 @@ async function post(path, body, signal) {
     if (response.status === 204) return null;
     const reply = await response.json();
     if (response.ok) return reply;
-    throw new Trouble(reply.error.code, reply.error.message, reply.error.retry_after_s);
+    throw new ViewError(reply.error.code, reply.error.message, reply.error.retry_after_s);
   } catch (error) {
-    throw error instanceof Trouble ? error : new Trouble("unreachable");
+    throw error instanceof ViewError ? error : new ViewError("unreachable");
   }
 }
 
@@ -129,38 +142,38 @@ async function framesDecoded() {
   return frames;
 }
 
-/** Watch until it ends; always throws a Trouble. `progress` is told "connecting" and "live", once each. */
+/** Watch until the session ends. Always throws a ViewError. Calls `progress` with "connecting", "live" and "stalled". */
 async function watchOnce(signal, progress) {
-  if (!window.RTCPeerConnection) throw new Trouble("no_common_codec");
+  if (!window.RTCPeerConnection) throw new ViewError("no_common_codec");
   const session = (viewer.session = newId());
   const times = (viewer.times = {});
   const pc = (viewer.pc = new RTCPeerConnection());
-  const over = new AbortController();
+  const closed = new AbortController();
   let fail;
   const ended = new Promise((_, reject) => (fail = reject));
-  let toBeStopped = false;
+  let sessionOpen = false;
   let events;
 
-  function end(trouble) {
-    if (over.signal.aborted) return;
-    over.abort();
+  function end(error) {
+    if (closed.signal.aborted) return;
+    closed.abort();
     events?.close();
     pc.close();
-    if (toBeStopped) {
+    if (sessionOpen) {
       const body = new Blob([JSON.stringify({ session })], { type: "application/json" });
       navigator.sendBeacon("/api/stop-webrtc", body);
     }
-    fail(trouble);
+    fail(error);
   }
-  const whileOpen = (task) => (...given) => over.signal.aborted || task(...given);
+  const whileOpen = (task) => (...args) => closed.signal.aborted || task(...args);
   const after = (ms, task) => setTimeout(whileOpen(task), ms);
-  // The device says when its camera stalls: the connection is kept, and the picture comes back on it.
+  // The device notifies the page when its camera stalls. The connection stays open, and the video resumes on it.
   let stalled = false;
-  let movedAt = performance.now();
+  let lastFrameAt = performance.now();
   const live = whileOpen(() => stalled || progress("live"));
-  signal.addEventListener("abort", () => end(new Trouble("off")), { signal: over.signal });
+  signal.addEventListener("abort", () => end(new ViewError("off")), { signal: closed.signal });
 
-  // The device's candidates, which may come before its answer.
+  // Candidates of the device, which may arrive before its answer.
   const early = [];
   const addCandidate = (candidate) => pc.addIceCandidate(candidate).catch(() => {});
   function listen() {
@@ -172,27 +185,29 @@ async function watchOnce(signal, progress) {
       else early.push(found);
     }));
     events.addEventListener("closed", whileOpen(({ data }) => {
-      toBeStopped = false;
+      sessionOpen = false;
       const { reason } = JSON.parse(data);
-      end(new Trouble({ stopped: "stopped", shutdown: "restarting", connect_timeout: "no_path" }[reason] ?? "closed"));
+      // The credentials may have expired: the next offer gets new ones.
+      if (reason === "relay_lost") ice.at = -Infinity;
+      end(new ViewError(CODES[reason] ?? "closed"));
     }));
     events.addEventListener("camera", whileOpen(({ data }) => {
       const { state, message } = JSON.parse(data);
       stalled = state === "stalled";
-      movedAt = performance.now();
+      lastFrameAt = performance.now();
       progress(state, message ?? "");
     }));
-    // It connects again by itself, but not where it was refused.
+    // EventSource reconnects by itself, except after an HTTP error.
     events.addEventListener("error", whileOpen(() => events.readyState === EventSource.CLOSED && after(2000, listen)));
   }
   listen();
 
-  // Ours, in their order.
+  // Send the page's candidates in order.
   let sent = Promise.resolve();
   pc.onicecandidate = ({ candidate }) => {
     if (candidate?.candidate === "") return;
     const body = { session, candidate: candidate?.candidate ?? null, sdpMid: candidate?.sdpMid ?? null };
-    sent = sent.then(() => post("/api/candidate", body, over.signal)).catch(() => {});
+    sent = sent.then(() => post("/api/candidate", body, closed.signal)).catch(() => {});
   };
 
   pc.ontrack = whileOpen(({ track }) => {
@@ -210,9 +225,9 @@ async function watchOnce(signal, progress) {
       times.connected ??= Date.now();
       watchFrames();
     } else if (was === "disconnected") {
-      after(DISCONNECTED_LIMIT_MS, () => pc.connectionState === was && end(new Trouble("closed")));
+      after(DISCONNECTED_TIMEOUT_MS, () => pc.connectionState === was && end(new ViewError("closed")));
     } else if (was === "failed" || was === "closed") {
-      end(new Trouble(times.connected ? "closed" : "no_path"));
+      end(new ViewError(times.connected ? "closed" : "no_path"));
     }
   });
 
@@ -221,15 +236,15 @@ async function watchOnce(signal, progress) {
     if (watching) return;
     watching = true;
     let last = 0;
-    movedAt = performance.now();
-    while (!over.signal.aborted) {
+    lastFrameAt = performance.now();
+    while (!closed.signal.aborted) {
       const frames = await framesDecoded();
-      // Pictures that move are the truth, whatever message was lost.
-      if (frames > last + STALL_FRAMES) stalled = false;
+      // New frames end a stall even if the notification was lost.
+      if (frames > last + RECOVERY_FRAMES) stalled = false;
       if (frames > 0) live();
-      // A page in the background may be given no frames.
-      if (frames > last || stalled || document.hidden) movedAt = performance.now();
-      else if (performance.now() - movedAt > STALL_LIMIT_MS) end(new Trouble("no_path"));
+      // A page in the background may get no frames.
+      if (frames > last || stalled || document.hidden) lastFrameAt = performance.now();
+      else if (performance.now() - lastFrameAt > STALL_TIMEOUT_MS) end(new ViewError("no_path"));
       last = frames;
       await sleep(1000);
     }
@@ -237,89 +252,89 @@ async function watchOnce(signal, progress) {
 
   async function connect() {
     pc.addTransceiver("video", { direction: "recvonly" });
-    const [offer] = await Promise.all([pc.createOffer(), Promise.race([freshIce(), sleep(ICE_PATIENCE_MS)])]);
-    if (!/ H264\/90000/i.test(offer.sdp)) throw new Trouble("no_common_codec");
+    const [offer] = await Promise.all([pc.createOffer(), Promise.race([freshIce(), sleep(ICE_FETCH_WAIT_MS)])]);
+    if (!/ H264\/90000/i.test(offer.sdp)) throw new ViewError("no_common_codec");
     pc.setConfiguration({ iceServers: ice.servers });
     await pc.setLocalDescription(offer);
-    after(ASK_LIMIT_MS, () => times.answered || end(new Trouble("timeout")));
-    times.asked = Date.now();
-    toBeStopped = true;
-    const reply = await post("/api/start-webrtc", { type: "offer", sdp: offer.sdp, session, quality }, over.signal).catch((trouble) => {
-      toBeStopped = trouble.code === "unreachable";
-      throw trouble;
+    after(ANSWER_TIMEOUT_MS, () => times.answered || end(new ViewError("timeout")));
+    times.offered = Date.now();
+    sessionOpen = true;
+    const reply = await post("/api/start-webrtc", { type: "offer", sdp: offer.sdp, session, quality }, closed.signal).catch((error) => {
+      sessionOpen = error.code === "unreachable";
+      throw error;
     });
     times.answered = Date.now();
     progress("connecting");
-    after(CONNECT_LIMIT_MS, () => times.connected || end(new Trouble("no_path")));
+    after(CONNECT_TIMEOUT_MS, () => times.connected || end(new ViewError("no_path")));
     await pc.setRemoteDescription({ type: "answer", sdp: reply.webrtc_answer });
     early.splice(0).forEach(addCandidate);
   }
-  connect().catch((error) => end(error instanceof Trouble ? error : new Trouble("internal", error.message)));
+  connect().catch((error) => end(error instanceof ViewError ? error : new ViewError("internal", error.message)));
   await ended;
 }
 
 function play() {
   video.play().catch((error) => {
-    if (error.name === "NotAllowedError") byId("label").textContent = "Tap the picture to play it";
+    if (error.name === "NotAllowedError") byId("label").textContent = "Tap the video to play it";
   });
 }
 
-// Again and again, until the viewer has had enough.
+// Retry until the user stops watching.
 
-function waitS(trouble, failures) {
-  if (trouble.retryAfterS !== null) return trouble.retryAfterS + Math.random();
-  if (trouble.code === "stopped") return STOPPED_CHECK_S * (0.8 + 0.4 * Math.random());
+function retryDelayS(error, failures) {
+  if (error.retryAfterS !== null) return error.retryAfterS + Math.random();
+  if (error.code === "stopped") return STOPPED_RETRY_S * (0.8 + 0.4 * Math.random());
   return 1 + Math.random() * (Math.min(15, 2 ** failures) - 1);
 }
 
-/** Wait, with the seconds that are left on the page; a network that comes back ends it early. */
+/** Wait and show the remaining seconds. In the state "lost", the browser's "online" event ends the wait early. */
 async function pause(seconds, state, signal) {
   const until = performance.now() + seconds * 1000;
-  let hurried = false;
-  const hurry = () => (hurried = true);
-  if (state === "lost") addEventListener("online", hurry);
-  while (!signal.aborted && !hurried && performance.now() < until) {
+  let online = false;
+  const onOnline = () => (online = true);
+  if (state === "lost") addEventListener("online", onOnline);
+  while (!signal.aborted && !online && performance.now() < until) {
     const left = Math.ceil((until - performance.now()) / 1000);
-    if (state !== "stopped") byId("next").textContent = `Trying again in ${left} s`;
+    if (state !== "stopped") byId("retry").textContent = `Retrying in ${left} s`;
     await sleep(Math.min(250, until - performance.now()));
   }
-  removeEventListener("online", hurry);
-  byId("next").textContent = state === "stopped" ? "" : "Trying again";
+  removeEventListener("online", onOnline);
+  byId("retry").textContent = state === "stopped" ? "" : "Retrying";
 }
 
 async function watch(signal) {
-  show("asking", "Asking the camera", "Asking the camera");
+  show("requesting", "Contacting the camera", "Contacting the camera");
   let failures = 0;
   while (!signal.aborted) {
     let liveAt = null;
     const progress = (state, message = "") => {
       if (state === "connecting") show("connecting", "Connecting", "Connecting");
-      else if (state === "stalled") show("stalled", "The picture stands still", "The camera has stalled", `${sentence(message)} It is being started again.`);
+      else if (state === "stalled") show("stalled", "The picture is frozen", "The camera has stalled", `${sentence(message)} It is being restarted.`);
       else if (document.body.dataset.state !== "live") {
         liveAt ??= performance.now();
         show("live", "Live");
       }
     };
-    const trouble = await watchOnce(signal, progress).catch((error) => error);
+    const error = await watchOnce(signal, progress).catch((caught) => caught);
     if (signal.aborted) return;
-    if (!(trouble instanceof Trouble)) throw trouble;
-    if (liveAt !== null && performance.now() - liveAt > STEADY_MS) failures = 0;
-    const words = told(trouble, liveAt !== null);
-    show(...words);
-    await pause(waitS(trouble, failures), words[0], signal);
+    if (!(error instanceof ViewError)) throw error;
+    if (liveAt !== null && performance.now() - liveAt > STABLE_MS) failures = 0;
+    const description = describe(error, liveAt !== null);
+    show(...description);
+    await pause(retryDelayS(error, failures), description[0], signal);
     failures += 1;
   }
 }
 
 let run = null;
 
-function begin() {
+function startWatching() {
   run = new AbortController();
   button.textContent = "Stop watching";
   watch(run.signal);
 }
 
-function cease() {
+function stopWatching() {
   run?.abort();
   run = null;
   viewer.pc = null;
@@ -335,18 +350,18 @@ qualityButton.addEventListener("click", async () => {
     quality = other;
     qualityButton.textContent = quality.toUpperCase();
     byId("label").textContent = "Live";
-  } catch (trouble) {
-    byId("label").textContent = sentence(trouble.message) || "The quality could not be changed.";
+  } catch (error) {
+    byId("label").textContent = sentence(error.message) || "The quality could not be changed.";
   }
   qualityButton.disabled = false;
 });
-button.addEventListener("click", () => (run ? cease() : begin()));
+button.addEventListener("click", () => (run ? stopWatching() : startWatching()));
 video.addEventListener("click", () => {
   const live = () => document.body.dataset.state === "live" && show("live", "Live");
   video.play().then(live, () => {});
 });
 addEventListener("pagehide", () => run?.abort());
-addEventListener("pageshow", ({ persisted }) => persisted && run && begin());
+addEventListener("pageshow", ({ persisted }) => persisted && run && startWatching());
 
 freshIce();
-begin();
+startWatching();

@@ -1,4 +1,4 @@
-"""Which pages are watching: a session whose page went away is closed, so that it holds no place."""
+"""Tracks pages by their event streams, and closes the session of a page that disconnected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from edge.client import Camera
+    from edge.client import RemoteCamera
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ class _Page:
 
 
 class Pages:
-    """The open event streams, by session. A page whose stream broke has `grace_s` to come back.
+    """The open event streams by session. A page may reconnect its stream within `grace_s`.
 
-    An async context manager, event loop only. Leaving it closes no session.
+    An async context manager; event loop only. Leaving the context closes no session.
     """
 
-    def __init__(self, camera: Camera, grace_s: float) -> None:
+    def __init__(self, camera: RemoteCamera, grace_s: float) -> None:
         self._camera = camera
         self._grace_s = grace_s
         self._pages: dict[str, _Page] = {}
@@ -57,7 +57,7 @@ class Pages:
 
     @contextmanager
     def stream(self, session: str) -> Iterator[None]:
-        """Around one event stream of a page.
+        """A context around one event stream of a page.
 
         Raises: Rejected: `rate_limited`, too many pages are open.
         """
@@ -75,19 +75,19 @@ class Pages:
         finally:
             page.streams -= 1
             if page.streams == 0:
-                self._left(session, page)
+                self._stream_ended(session, page)
 
     def ended(self, session: str) -> None:
-        """There is no such session any more: nothing is left to close."""
+        """Note that the session has ended, so that it need not be closed."""
         page = self._pages.get(session)
         if page is None:
             return
         page.ended = True
         if page.streams == 0:
-            self._left(session, page)
+            self._stream_ended(session, page)
 
-    def _left(self, session: str, page: _Page) -> None:
-        # A stream may outlive the server's goodbye: then there is nobody any more who could close its session.
+    def _stream_ended(self, session: str, page: _Page) -> None:
+        # After the context was left, nothing can close the session any more.
         if page.ended or self._group is None:
             if page.closer is not None:
                 page.closer.cancel()
@@ -100,5 +100,5 @@ class Pages:
         try:
             await self._camera.close(session)
         except EdgeError as exc:
-            log.debug("closing a session whose page went away: %s: %s", exc.code, exc.message)
+            log.debug("session of a disconnected page not closed code=%s error=%s", exc.code, exc.message)
         self._pages.pop(session, None)

@@ -1,4 +1,4 @@
-"""The backend's HTTP server, in the event loop of who starts it."""
+"""The backend's HTTP server, in the caller's event loop."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _STOP_S = 1
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the business of who starts it."""
+        """The caller handles signals."""
         yield
 
 
 @asynccontextmanager
 async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve the app on a bound socket. Streams that are open at the end have a second."""
+    """Serve the app on a bound socket. At the end open streams get one second to close."""
     config = uvicorn.Config(app, log_config=None, log_level="critical", timeout_graceful_shutdown=_STOP_S, ws="none")
     server = _Server(config)
     serve = asyncio.create_task(server.serve(sockets=[listener]), name="backend")

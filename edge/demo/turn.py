@@ -1,4 +1,4 @@
-"""The ICE servers that a page and the device get for a session."""
+"""The ICE servers that a page and the device use for a session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TurnSettings(BaseModel):
 
 
 class IceSettings(BaseModel):
-    """ICE servers with credentials of their own, and at most one TURN server with made ones."""
+    """ICE servers with fixed credentials, and at most one TURN server with temporary ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class IceSettings(BaseModel):
 def ice_servers(settings: IceSettings, now_s: float) -> list[IceServer]:
     """The list for a session that begins at `now_s` (seconds since 1970).
 
-    Raises: Unavailable: the secret's file cannot be read; it is read anew each time, so that it can be changed.
+    Raises: Unavailable: the file of the secret cannot be read. It is read for each session, so that it can change.
     """
     if settings.turn is None:
         return settings.servers
@@ -45,11 +45,11 @@ def ice_servers(settings: IceSettings, now_s: float) -> list[IceServer]:
         secret = settings.turn.secret_file.read_text().strip()
     except OSError as exc:
         raise Unavailable("the TURN server's secret cannot be read") from exc
-    return [*settings.servers, _made(settings.turn, secret, now_s)]
+    return [*settings.servers, _temporary(settings.turn, secret, now_s)]
 
 
-def _made(turn: TurnSettings, secret: str, now_s: float) -> IceServer:
-    """Source: draft-uberti-behave-turn-rest-00, 2.2; SHA-1 is what it says and what coturn checks."""
+def _temporary(turn: TurnSettings, secret: str, now_s: float) -> IceServer:
+    """Make temporary credentials. Source: draft-uberti-behave-turn-rest-00, 2.2; coturn also requires SHA-1."""
     username = f"{int(now_s) + turn.ttl_s}:{turn.user}"
     digest = hmac.new(secret.encode(), username.encode(), hashlib.sha1).digest()
     return IceServer(urls=turn.urls, username=username, credential=SecretStr(base64.b64encode(digest).decode()))

@@ -1,1 +1,1 @@
-"""The machine underneath: systemd, the journal."""
+"""The machine: systemd, the journal, the clock, files and vital signs."""

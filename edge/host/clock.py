@@ -1,4 +1,4 @@
-"""Whether the wall clock is known to be set: a Raspberry Pi without a battery starts in the past."""
+"""Whether the wall clock is set. A Raspberry Pi without a battery starts in the past."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0
-# NTP_PHASE_LIMIT of the kernel: it counts up to this while nobody disciplines the clock, and starts there.
+_CHECK_EVERY_S = 1.0
+# NTP_PHASE_LIMIT in the kernel: the error starts at this limit, and grows up to it while nothing adjusts the clock.
 _UNSET_US = 16_000_000
 _RTC_AGREES_S = 2.0
 _TIMEDATED = ("timedatectl", "show", "--property=NTPSynchronized", "--value")
-_ASK_EVERY_S = 5.0
-_ANSWER_S = 20.0
+_QUERY_EVERY_S = 5.0
+_QUERY_TIMEOUT_S = 20.0
 
 
 class _Timex(ctypes.Structure):
-    """The head of struct timex, and room for the rest of it."""
+    """The beginning of struct timex, with space for the rest."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -36,11 +36,11 @@ class _Timex(ctypes.Structure):
 
 
 def kernel_error_us() -> int:
-    """The error that the kernel allows for: adjtimex(2), which only reads where no mode is given.
+    """The kernel's estimate of the clock's error. adjtimex(2) without a mode only reads.
 
-    Not its STA_UNSYNC, which chrony sets to keep the kernel from writing to the clock chip, and which timesyncd lets
-    come back: `timedatectl` judges by this number, too (systemd's pull request 13245). In a unit with ProtectClock= the
-    call is refused, which counts as unset; `Timedated` answers there.
+    The flag STA_UNSYNC is not reliable: chrony sets it so that the kernel does not write to the clock chip, and
+    timesyncd lets it return. `timedatectl` uses this number, too (systemd's pull request 13245). In a unit with
+    ProtectClock= the call is refused and counts as unset; `Timedated` answers there.
     """
     timex = _Timex()
     if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) < 0:
@@ -49,49 +49,49 @@ def kernel_error_us() -> int:
 
 
 class Timedated:
-    """Ask systemd-timedated whether NTP has set the clock. It reads the kernel's state outside of the sandbox.
+    """Queries systemd-timedated, outside of the sandbox, whether NTP has set the clock.
 
-    Never waits: a call starts the question, or takes the answer to an earlier one.
+    No call waits: it starts a query, or takes the answer of an earlier one.
     """
 
     def __init__(self, command: Sequence[str] = _TIMEDATED, now_s: Callable[[], float] = time.monotonic) -> None:
         self._command = command
         self._now_s = now_s
-        self._asked_s = float("-inf")
-        self._asking: subprocess.Popen[str] | None = None
+        self._started_s = float("-inf")
+        self._query: subprocess.Popen[str] | None = None
 
     def synchronized(self) -> bool:
-        """True: NTP has set the clock. False: it has not, or there is no answer yet."""
-        waited_s = self._now_s() - self._asked_s
-        if self._asking is None:
-            if waited_s >= _ASK_EVERY_S:
-                self._ask()
+        """Whether NTP has set the clock. False also means that there is no answer yet."""
+        waited_s = self._now_s() - self._started_s
+        if self._query is None:
+            if waited_s >= _QUERY_EVERY_S:
+                self._start()
             return False
-        if self._asking.poll() is None:
-            if waited_s >= _ANSWER_S:
-                self._asking.kill()
+        if self._query.poll() is None:
+            if waited_s >= _QUERY_TIMEOUT_S:
+                self._query.kill()
             return False
-        said, _ = self._asking.communicate()
-        self._asking = None
-        return said.strip() == "yes"
+        output, _ = self._query.communicate()
+        self._query = None
+        return output.strip() == "yes"
 
-    def _ask(self) -> None:
-        self._asked_s = self._now_s()
+    def _start(self) -> None:
+        self._started_s = self._now_s()
         try:
-            self._asking = subprocess.Popen(  # noqa: S603  fixed
+            self._query = subprocess.Popen(  # noqa: S603  fixed
                 self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
         except OSError:  # no systemd on this machine
-            self._asking = None
+            self._query = None
 
 
 class SystemClock:
-    """Asked until it is known once, at most every second; then it stays known.
+    """Whether the clock is set. Checked at most every second until it is; from then on it counts as set.
 
-    Set by NTP: the kernel says so (chrony, ntpd, timesyncd), itself or through timedated, or timesyncd's file, which
-    outlasts a network that is away for hours. Set from a clock chip: the kernel took the time from it at boot, and both
-    still agree, so nothing had to correct it; a chip that lost its battery starts in another year, and systemd then
-    advances the system's clock alone. `trusted`: it counts as known, whatever sets it.
+    By NTP: the kernel reports a small error (chrony, ntpd, timesyncd), directly or through timedated; or the file of
+    timesyncd exists, which also covers a network that is down for hours. By a clock chip: the kernel read the chip at
+    boot, and both still agree. A chip that lost its battery starts in another year; systemd then advances only the
+    system's clock, so they disagree. `trusted`: the clock counts as set from the beginning.
     """
 
     def __init__(
@@ -110,15 +110,15 @@ class SystemClock:
         self._timedated = timedated or Timedated().synchronized
         self._now_s = now_s
         self._wall_s = wall_s
-        self._looked_s: float | None = None
+        self._checked_s: float | None = None
 
     def known(self) -> bool:
         now_s = self._now_s()
-        if not self._known and (self._looked_s is None or now_s - self._looked_s >= _LOOK_EVERY_S):
-            self._looked_s = now_s
+        if not self._known and (self._checked_s is None or now_s - self._checked_s >= _CHECK_EVERY_S):
+            self._checked_s = now_s
             if (source := self._source()) is not None:
                 self._known = True
-                log.info("the clock is set, by %s", source)
+                log.info("clock known to be set source=%s", source)
         return self._known
 
     def _source(self) -> str | None:
@@ -126,12 +126,17 @@ class SystemClock:
             return "NTP"
         if (self._root / "run/systemd/timesync/synchronized").exists():
             return "timesyncd"
-        chips = sorted((self._root / "sys/class/rtc").glob("rtc*"))
-        if any(self._came_from(chip) for chip in chips):
+        if any(self._agrees_with(chip) for chip in self._chips()):
             return "a clock chip"
-        return "NTP, says timedated" if self._timedated() else None
+        return "NTP (timedated)" if self._timedated() else None
 
-    def _came_from(self, chip: Path) -> bool:
+    def _chips(self) -> list[Path]:
+        try:
+            return sorted((self._root / "sys/class/rtc").glob("rtc*"))
+        except OSError:  # no file descriptor is left
+            return []
+
+    def _agrees_with(self, chip: Path) -> bool:
         try:
             set_at_boot = (chip / "hctosys").read_text().strip() == "1"
             return set_at_boot and abs(int((chip / "since_epoch").read_text()) - self._wall_s()) < _RTC_AGREES_S

@@ -1,4 +1,4 @@
-"""Events that the broker does not have yet, over restarts: rows in a small database."""
+"""A small database of events that the broker has not acknowledged. It survives restarts."""
 
 from __future__ import annotations
 
@@ -10,45 +10,50 @@ from edge.host.rows import Rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-_GATHER_S = 1.0
+    from edge.host.damaged_files import DamagedFiles
+
+_DROP_EVERY_S = 1.0
 
 
 class EventStore(Rows[tuple[str, bytes]]):
-    """Payloads by the event's id, in the order in which they were put.
+    """The payloads of events by their ids, in the order of `put`.
 
-    Each is made to reach the disk at once: it outlives a power cut, too. That they were sent is written down by the
-    second while there are more, which spares an SD card: a daemon that dies then sends some again.
+    `put` syncs, so that an event survives a power cut. To spare the SD card, `drop` is written once a second while
+    other events wait: a daemon that crashes in that time sends some events again.
     """
 
-    _TABLE = "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, id TEXT UNIQUE, payload BLOB)"
+    _TABLE = """CREATE TABLE IF NOT EXISTS events (
+      number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, payload BLOB NOT NULL
+    ) STRICT"""
     _ALL = "SELECT id, payload FROM events ORDER BY number"
     _PUT = "INSERT OR IGNORE INTO events (id, payload) VALUES (?, ?)"
     _DROP = "DELETE FROM events WHERE id = ?"
     _KEY = 1
+    _TYPES = (str, bytes)
     _SYNCHRONOUS = "FULL"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, damaged: DamagedFiles | None = None) -> None:
+        super().__init__(path, damaged)
         self._ids: set[str] = set()
-        self._gathered: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> list[tuple[str, bytes]]:
-        """All of them, the oldest first. Call once, before `run`."""
+        """Read all events, oldest first. Call once, before `run`."""
         found = [(event_id, payload) for event_id, payload in self._read()]
         self._ids.update(event_id for event_id, _ in found)
         return found
 
     def put(self, event_id: str, payload: bytes) -> None:
-        """Write one down behind the others."""
+        """Append an event."""
         self._ids.add(event_id)
         self._change((event_id,), (event_id, payload))
 
     def drop(self, event_id: str) -> None:
-        """Forget one soon."""
+        """Remove an event, within a second."""
         self._ids.discard(event_id)
         self._changes[event_id,] = None
         loop = asyncio.get_running_loop()
         if not self._ids:
             self._changed.set()
-        elif self._gathered is None or self._gathered.when() <= loop.time():
-            self._gathered = loop.call_later(_GATHER_S, self._changed.set)
+        elif self._timer is None or self._timer.when() <= loop.time():
+            self._timer = loop.call_later(_DROP_EVERY_S, self._changed.set)

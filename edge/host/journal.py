@@ -1,4 +1,4 @@
-"""Where the log goes: to the journal with its fields under systemd, to standard error elsewhere."""
+"""Sends the log to the journal under systemd, with fields, and to standard error elsewhere."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NOISY = ("aiortc", "aioice", "uvicorn.access")
 
 
 def set_up_logging(level: str, session: Callable[[], str | None]) -> None:
-    """Send every log line to the journal or to standard error, with the session that it is about.
+    """Send every log line to the journal or to standard error, with the session that it belongs to.
 
-    `session` tells the session that the running task works for. In the journal it is the field EDGE_SESSION.
+    `session` returns the session of the running task. In the journal it is the field EDGE_SESSION.
     """
     root = logging.getLogger()
     root.handlers = [_handler(session)]
@@ -29,7 +29,7 @@ def set_up_logging(level: str, session: Callable[[], str | None]) -> None:
 
 
 def set_level(level: str) -> None:
-    """Log from this level on."""
+    """Set the lowest level that is logged."""
     root = logging.getLogger()
     root.setLevel(level.upper())
     for name in _NOISY:

@@ -1,7 +1,8 @@
-"""How the machine is, and what the daemon's processes take of it, from /proc and /sys."""
+"""Vital signs of the machine and of the daemon's processes, from /proc and /sys."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -12,17 +13,19 @@ from edge.contract.messages import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOOK_EVERY_S = 1.0
+_READ_EVERY_S = 1.0
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _THERMOMETERS = ("cpu", "x86_pkg_temp")
 
 
 class MachineVitals:
-    """Read anew at most once a second. What the machine does not have, or does not let be read, is None.
+    """Reads at most once a second. A value that the machine does not have or does not show is None.
 
-    Under-voltage is what the kernel's raspberrypi-hwmon saw in its last two seconds. Of throttling the kernel tells
-    nothing: its get_throttled file put a backtrace into the log of the kernel, and is gone since 6.12
+    Never raises: the status must be sent also when no file can be opened (EMFILE).
+
+    Under-voltage is what the kernel's raspberrypi-hwmon saw in its last two seconds. The kernel does not report
+    throttling: reading its file get_throttled put a backtrace into the kernel's log, and 6.12 removed the file
     (raspberrypi/linux, pull request 6697).
     """
 
@@ -34,14 +37,14 @@ class MachineVitals:
         self._latest = Vitals()
 
     def read(self, camera_pid: int | None) -> Vitals:
-        """As it is now. `camera_pid`: None where there is no camera process."""
+        """The current values. `camera_pid`: None if there is no camera process."""
         now_s = self._now_s()
-        if now_s - self._read_s >= _LOOK_EVERY_S:
+        if now_s - self._read_s >= _READ_EVERY_S:
             self._read_s = now_s
-            self._latest = self._look(camera_pid)
+            self._latest = self._measure(camera_pid)
         return self._latest
 
-    def _look(self, camera_pid: int | None) -> Vitals:
+    def _measure(self, camera_pid: int | None) -> Vitals:
         memory = self._memory()
         daemon_bytes, daemon_s = self._process(os.getpid())
         camera_bytes, camera_s = self._process(camera_pid) if camera_pid is not None else (None, None)
@@ -60,14 +63,14 @@ class MachineVitals:
         )
 
     def _temperature(self) -> float | None:
-        for zone in sorted(self._root.glob("sys/class/thermal/thermal_zone*")):
+        for zone in _directories(self._root, "sys/class/thermal/thermal_zone*"):
             if _text(zone / "type").startswith(_THERMOMETERS):
                 millidegrees = _number(_text(zone / "temp"))
                 return None if millidegrees is None else millidegrees / 1000
         return None
 
     def _under_voltage(self) -> bool | None:
-        for chip in self._root.glob("sys/class/hwmon/hwmon*"):
+        for chip in _directories(self._root, "sys/class/hwmon/hwmon*"):
             if _text(chip / "name").strip() == "rpi_volt":
                 alarm = _number(_text(chip / "in0_lcrit_alarm"))
                 return None if alarm is None else alarm > 0
@@ -75,7 +78,8 @@ class MachineVitals:
 
     def _memory(self) -> dict[str, int]:
         rows = (line.split() for line in _text(self._root / "proc/meminfo").splitlines())
-        return {row[0].removesuffix(":"): 1024 * int(row[1]) for row in rows if row[2:] == ["kB"]}
+        sizes = {row[0].removesuffix(":"): _whole(row[1]) for row in rows if row[2:] == ["kB"]}
+        return {name: 1024 * size for name, size in sizes.items() if size is not None}
 
     def _disk_free(self) -> int | None:
         try:
@@ -85,26 +89,41 @@ class MachineVitals:
         return disk.f_bavail * disk.f_frsize
 
     def _process(self, pid: int) -> tuple[int | None, float | None]:
-        """What it holds in memory, and its processor time, user and system, all its threads.
+        """A process's resident memory in bytes, and its CPU time in seconds (user and system, all threads).
 
-        Source: proc_pid_stat(5), fields 24, 14 and 15; the name in field 2 may hold spaces.
+        Source: proc_pid_stat(5), fields 24, 14 and 15; the name in field 2 may contain spaces.
         """
         fields = _text(self._root / f"proc/{pid}/stat").rpartition(")")[2].split()
-        if not fields:
-            return None, None
-        return int(fields[21]) * _PAGE_BYTES, (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+        pages, user, system = (_whole(fields[number]) if number < len(fields) else None for number in (21, 11, 12))
+        memory_bytes = None if pages is None else pages * _PAGE_BYTES
+        return memory_bytes, None if user is None or system is None else (user + system) / _TICKS_A_SECOND
+
+
+def _directories(root: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(root.glob(pattern))
+    except OSError:  # no file descriptor is left
+        return []
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
-    except OSError:  # not there, or a sensor that does not answer
+    except OSError:  # missing, or a sensor that does not answer
         return ""
 
 
 def _number(text: str) -> float | None:
-    """The first of a line."""
+    """The first number in a line. None: it is missing or not finite."""
     try:
-        return float(text.split(maxsplit=1)[0])
+        number = float(text.split(maxsplit=1)[0])
     except (ValueError, IndexError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
         return None

@@ -1,1 +1,1 @@
-"""The technician's door: a small page and API on the machine itself, up with or without broker and camera."""
+"""The technician's page and API on the device itself, which work without a broker and a camera."""

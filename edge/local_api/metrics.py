@@ -1,4 +1,4 @@
-"""The status as Prometheus reads it."""
+"""The status as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class _StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         status = self._status()
         if status.camera is not None:
-            camera = GaugeMetricFamily("edge_camera_state", "1 for what the camera is doing.", labels=["state"])
+            camera = GaugeMetricFamily("edge_camera_state", "1 for the present state of the camera.", labels=["state"])
             for state in _CAMERA_STATES:
                 camera.add_metric([state], float(status.camera.state == state))
             yield camera
             tried = status.camera.recovery
             recoveries = CounterMetricFamily(
-                "edge_camera_recoveries", "What was tried to bring the camera back.", labels=["tried"]
+                "edge_camera_recoveries", "Attempts to recover the camera, by remedy.", labels=["tried"]
             )
             recoveries.add_metric(["reopen"], tried.reopens)
             recoveries.add_metric(["restart"], tried.restarts)
             yield recoveries
-            yield CounterMetricFamily("edge_camera_stalls", "An open camera delivered nothing.", value=tried.stalls)
+            yield CounterMetricFamily("edge_camera_stalls", "Stalls of an open camera.", value=tried.stalls)
         if status.viewers is not None:
-            yield GaugeMetricFamily("edge_viewers", "Sessions that are open.", value=status.viewers.connected)
-            yield GaugeMetricFamily("edge_viewers_limit", "Sessions that may be.", value=status.viewers.limit)
+            yield GaugeMetricFamily("edge_viewers", "Open sessions.", value=status.viewers.connected)
+            yield GaugeMetricFamily("edge_viewers_limit", "Limit of open sessions.", value=status.viewers.limit)
         if status.stream is not None:
             wanted = float(status.stream.wanted == "running")
             yield GaugeMetricFamily("edge_stream_wanted", "1 unless the stream was stopped.", value=wanted)
@@ -51,7 +51,7 @@ class _StatusCollector(Collector):
             yield GaugeMetricFamily("edge_broker_connected", "1 while the link to the broker is up.", value=connected)
         if status.vitals is not None:
             yield from _vitals(status.vitals)
-        counted = CounterMetricFamily("edge_counted", "The status's counters since the start.", labels=["what"])
+        counted = CounterMetricFamily("edge_counted", "The counters of the status.", labels=["what"])
         for name, count in sorted(status.counters.items()):
             counted.add_metric([name], count)
         yield counted
@@ -65,7 +65,7 @@ def _vitals(vitals: Vitals) -> Iterator[Metric]:
 
 
 def metrics_text(status: Callable[[], Status]) -> bytes:
-    """One scrape."""
+    """Return the metrics of one scrape in the text format."""
     registry = CollectorRegistry()
     registry.register(_StatusCollector(status))
     return generate_latest(registry)

@@ -10,5 +10,5 @@ from edge.local_api.app import make_app
 
 if __name__ == "__main__":
     nothing = cast("Any", None)  # no route is called
-    json.dump(make_app(nothing, nothing, nothing, nothing).openapi(), sys.stdout, indent=2)
+    json.dump(make_app(nothing, nothing, nothing, nothing, nothing).openapi(), sys.stdout, indent=2)
     sys.stdout.write("\n")

@@ -1,16 +1,16 @@
-"""The slice of the settings that this room takes."""
+"""The settings of the local API."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from edge.contract.section import Section
 
 
-class ApiSettings(BaseModel):
-    """Where the local page and API listen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ApiSettings(Section):
+    """`[api]`: where the local page and API listen."""
 
     host: Literal["127.0.0.1"] = Field(
         default="127.0.0.1", description="Loopback only, until the local page has authentication."

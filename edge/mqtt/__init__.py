@@ -1,1 +1,1 @@
-"""MQTT: the broker port, its two clients, the link with its reconnects and TLS, the device certificate."""
+"""MQTT: the broker port, two clients for it, reconnects, TLS, and the device certificate."""

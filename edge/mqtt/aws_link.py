@@ -1,4 +1,4 @@
-"""One connection to a broker by awscrt, the MQTT 5 client of AWS's SDK: TLS with a client certificate."""
+"""One connection to a broker with awscrt, the MQTT 5 client of AWS's SDK: TLS with a client certificate."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from edge.contract.messages import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
 from edge.mqtt.broker import Message
 from edge.mqtt.link import TAKEN_OVER, NotGranted
-from edge.mqtt.tls import in_thread, reading
+from edge.mqtt.tls import reading, run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from concurrent.futures import Future
 
     from edge.mqtt.settings import MqttSettings
 
-_UNTAKEN = 64
-"""Messages at QoS 1 that the broker sends ahead of those that were taken; AWS IoT and mosquitto keep to it."""
+_RECEIVE_MAXIMUM = 64
+"""Limit of unacknowledged messages at QoS 1 from the broker; AWS IoT and mosquitto respect it."""
 _INBOX = 256
-"""At QoS 0 nothing holds the broker back: what is over this is dropped and counted."""
-_GOODBYE_S = 2.0
-# This class makes a new try; the client's own would come first otherwise.
+"""Limit of waiting messages. Nothing slows the broker at QoS 0: further messages are dropped and counted."""
+_DISCONNECT_S = 2.0
+# Keeps the client from reconnecting: the caller opens a new link.
 _NEVER_MS = 3_600_000
 _FAILED = 128
 
 
 class AwsLink:
-    """One connection, from its making to its end. Event loop only, but for what stands under "the client's thread".
+    """One connection. Event loop only, except for the methods under "the client's thread".
 
-    Messages are acknowledged when they were taken, so a device that ends before gets them again.
+    A message is acknowledged after it was handled: a device that crashes before receives it again.
     """
 
     version = "5"
@@ -49,14 +49,14 @@ class AwsLink:
         will: Message | None,
         on_message: Callable[[Message], None],
         *,
-        on_lost: Callable[[int], None],
+        on_dropped: Callable[[int], None],
         bootstrap: io.ClientBootstrap,
     ) -> None:
         self._settings = settings
         self._client_id = client_id
         self._will = will
         self._deliver = on_message
-        self._tell_lost = on_lost
+        self._on_dropped = on_dropped
         self._bootstrap = bootstrap
         self._loop = asyncio.get_running_loop()
         self._client: mqtt5.Client | None = None
@@ -65,29 +65,30 @@ class AwsLink:
         self._waiting: set[asyncio.Future[Any]] = {self._accepted, self._lost}
         self._inbox: deque[tuple[mqtt5.PublishPacket, Any]] = deque()
         self._overflow = 0
-        self._overflow_told = 0
+        self._overflow_reported = 0
 
     async def open(self) -> None:
         settings = self._settings
         try:
-            # Twice: once for TCP, once for TLS.
+            # Twice the limit: once for TCP, once for TLS.
             async with asyncio.timeout(2 * settings.connect_timeout_s + 1):
-                # Reading the authorities takes a Pi long enough to make a picture late.
-                await in_thread(self._make, self._abandon)
+                # Reading the authorities takes a Raspberry Pi so long that frames would be late.
+                await run_in_thread(self._make, self._abandon)
                 assert self._client is not None
+                others = connections(settings.effective_port).keys()
                 self._client.start()
                 await self._accepted
-                _no_delay(settings.effective_port)
+                disable_delay(settings.effective_port, others)
         except TimeoutError as exc:
             raise BrokerLost(f"{settings.host}:{settings.effective_port} does not answer") from exc
 
     async def subscribe(self, topics: tuple[str, ...]) -> None:
         if not topics:
             return
-        asked = [mqtt5.Subscription(topic, mqtt5.QoS.AT_LEAST_ONCE) for topic in topics]
+        subscriptions = [mqtt5.Subscription(topic, mqtt5.QoS.AT_LEAST_ONCE) for topic in topics]
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                granted = await self._outcome(lambda client: client.subscribe(mqtt5.SubscribePacket(asked)))
+                granted = await self._request(lambda client: client.subscribe(mqtt5.SubscribePacket(subscriptions)))
         except TimeoutError as exc:
             raise NotGranted("the broker did not grant the subscriptions in time") from exc
         for code in granted.reason_codes:
@@ -108,7 +109,7 @@ class AwsLink:
             response_topic=message.response_topic,
             correlation_data_bytes=message.correlation,
         )
-        outcome = await self._outcome(lambda client: client.publish(packet))
+        outcome = await self._request(lambda client: client.publish(packet))
         if outcome.puback.reason_code >= _FAILED:
             raise BrokerLost(f"the broker refused a message: {_name(outcome.puback.reason_code)}")
 
@@ -116,20 +117,20 @@ class AwsLink:
         try:
             if self._client is not None:
                 self._client.stop(None if self._lost.done() else mqtt5.DisconnectPacket())
-                # One that is still connecting stops when that is over: nobody waits for it, and nobody hears it.
+                # A client that is still connecting stops later by itself.
                 if self._accepted.done() and not self._lost.done():
-                    await asyncio.wait({self._lost}, timeout=_GOODBYE_S)
+                    await asyncio.wait({self._lost}, timeout=_DISCONNECT_S)
         finally:
-            # The client holds its callbacks, and so this: or else both would stay for ever, and the threads with them.
+            # The client refers to this object by its callbacks: the cycle would keep both and the threads alive.
             self._client = self._bootstrap = None
             self.end(BrokerLost("the link was closed"))
             for future in (self._accepted, self._lost):
                 future.cancel()
                 if not future.cancelled():
-                    future.exception()  # it was told, or nobody has to hear it any more
+                    future.exception()  # retrieved, so that asyncio does not report it
 
     def _make(self) -> None:
-        """Blocking; in a thread of its own."""
+        """Make the client. Blocking."""
         settings = self._settings
         assert settings.cert_file is not None
         assert settings.key_file is not None
@@ -145,9 +146,9 @@ class AwsLink:
         sockets.connect_timeout_ms = int(settings.connect_timeout_s * 1000)
         try:
             self._client = mqtt5.Client(self._options(io.ClientTlsContext(tls), sockets))
-        except RuntimeError as exc:  # what the library raises for files that are none of theirs
-            files = f"{settings.cert_file}, {settings.key_file} or {settings.ca_file}"
-            raise BrokerLost(f"{files} cannot be used") from exc
+        except RuntimeError as exc:  # a file is not a certificate or key in PEM
+            files = " or ".join(str(path) for path in (settings.cert_file, settings.key_file, settings.ca_file) if path)
+            raise BrokerLost(f"{files} is not a certificate or key in PEM") from exc
 
     def _options(self, tls: io.ClientTlsContext, sockets: io.SocketOptions) -> mqtt5.ClientOptions:
         settings, will = self._settings, self._will
@@ -161,7 +162,7 @@ class AwsLink:
                 client_id=self._client_id,
                 keep_alive_interval_sec=settings.keepalive_s,
                 session_expiry_interval_sec=settings.session_expiry_s,
-                receive_maximum=_UNTAKEN,
+                receive_maximum=_RECEIVE_MAXIMUM,
                 maximum_packet_size=PACKET_LIMIT_BYTES,
                 will=will
                 and mqtt5.PublishPacket(
@@ -172,33 +173,33 @@ class AwsLink:
             offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
             min_reconnect_delay_ms=_NEVER_MS,
             max_reconnect_delay_ms=_NEVER_MS,
-            # From a ping to the end of a link that does not answer it: with the keep-alive, one and a half of them.
+            # The time from an unanswered ping to the end of the link; with the keep-alive, 1.5 of them.
             ping_timeout_ms=settings.keepalive_s * 500,
             connack_timeout_ms=int(settings.connect_timeout_s * 1000),
             disable_metrics=True,
             on_publish_callback_fn=self._on_publish,
             on_lifecycle_event_connection_success_fn=lambda _: self._post(self._accept),
-            on_lifecycle_event_connection_failure_fn=lambda failed: self._post(self.end, _why_not(failed)),
-            on_lifecycle_event_disconnection_fn=lambda lost: self._post(self.end, _why_lost(lost)),
+            on_lifecycle_event_connection_failure_fn=lambda failed: self._post(self.end, _connect_failure(failed)),
+            on_lifecycle_event_disconnection_fn=lambda lost: self._post(self.end, _loss(lost)),
         )
 
     def _abandon(self) -> None:
         self._client = None
 
-    async def _outcome(self, ask: Callable[[mqtt5.Client], Future[Any]]) -> Any:
-        """What the broker says to something. Raises: BrokerLost."""
+    async def _request(self, send: Callable[[mqtt5.Client], Future[Any]]) -> Any:
+        """Send a request and wait for the broker's answer. Raises: BrokerLost."""
         if self._client is None or self._lost.done():
             raise BrokerLost("no link to the broker")
-        told: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.add(told)
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.add(answer)
         try:
-            asked = ask(self._client)
-            asked.add_done_callback(lambda done: self._post(_settle, told, done))
-            return await told
+            sent = send(self._client)
+            sent.add_done_callback(lambda done: self._post(_settle, answer, done))
+            return await answer
         except AwsCrtError as exc:
-            raise BrokerLost(f"the broker's client refused it: {exc.message}") from exc
+            raise BrokerLost(f"the MQTT client refused the request: {exc.message}") from exc
         finally:
-            self._waiting.discard(told)
+            self._waiting.discard(answer)
 
     def _accept(self) -> None:
         if not self._accepted.done():
@@ -211,22 +212,22 @@ class AwsLink:
 
     def _take(self) -> None:
         packet, acknowledgement = self._inbox.popleft()
-        if self._overflow > self._overflow_told:
-            self._tell_lost(self._overflow - self._overflow_told)
-            self._overflow_told = self._overflow
+        if self._overflow > self._overflow_reported:
+            self._on_dropped(self._overflow - self._overflow_reported)
+            self._overflow_reported = self._overflow
         if self._client is None:
-            return  # the broker brings it again
+            return  # not acknowledged: the broker sends it again
         self._deliver(
             Message(packet.topic, packet.payload, packet.retain, packet.response_topic, packet.correlation_data_bytes)
         )
         if acknowledgement is not None:
-            with contextlib.suppress(RuntimeError, AwsCrtError):  # the link is lost meanwhile
+            with contextlib.suppress(RuntimeError, AwsCrtError):  # the link is lost
                 self._client.invoke_publish_acknowledgement(acknowledgement)
 
     # The client's thread.
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(call, *args)
 
     def _on_publish(self, received: mqtt5.PublishReceivedData) -> None:
@@ -238,41 +239,57 @@ class AwsLink:
         self._post(self._take)
 
 
-def _no_delay(port: int) -> None:
-    """On the client's socket, which it does not show and for which it has no such option.
-
-    It sends what is over 4 KB in several records; the second would wait 40 ms for the broker's acknowledgement.
-    """
+def connections(port: int) -> dict[tuple[Any, Any], int]:
+    """This process's TCP connections to a port: file descriptors by their local and remote addresses."""
+    found = {}
     for entry in Path("/proc/self/fd").iterdir():
         try:
             sock = socket.socket(fileno=int(entry.name))
-        except OSError:  # no socket
+        except OSError:  # not a socket
             continue
         try:
             if sock.family in {socket.AF_INET, socket.AF_INET6} and sock.getpeername()[1] == port:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                found[sock.getsockname(), sock.getpeername()] = sock.fileno()
         except OSError:
-            pass  # not connected, or not TCP
+            pass  # not connected
         finally:
             sock.detach()
+    return found
 
 
-def _settle(told: asyncio.Future[Any], done: Future[Any]) -> None:
-    if told.done():
+def disable_delay(port: int, others: Collection[tuple[Any, Any]]) -> None:
+    """Set TCP_NODELAY on the connection that was opened since `others` were listed.
+
+    The client does not show its socket, and has no such option. It sends more than 4 KB in several TLS records; without
+    the option the second one waits 40 ms for the broker's acknowledgement.
+    """
+    for addresses, descriptor in connections(port).items():
+        if addresses not in others:
+            sock = socket.socket(fileno=descriptor)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                pass  # closed in the meantime, or not TCP
+            finally:
+                sock.detach()
+
+
+def _settle(answer: asyncio.Future[Any], done: Future[Any]) -> None:
+    if answer.done():
         return
     if (error := done.exception()) is not None:
-        told.set_exception(error)
+        answer.set_exception(error)
     else:
-        told.set_result(done.result())
+        answer.set_result(done.result())
 
 
-def _why_not(failed: mqtt5.LifecycleConnectFailureData) -> BrokerLost:
+def _connect_failure(failed: mqtt5.LifecycleConnectFailureData) -> BrokerLost:
     if failed.connack_packet is not None:
         return BrokerLost(f"the broker refused: {_name(failed.connack_packet.reason_code)}")
     return BrokerLost(f"no connection: {failed.exception.message}")
 
 
-def _why_lost(lost: mqtt5.LifecycleDisconnectData) -> BrokerLost:
+def _loss(lost: mqtt5.LifecycleDisconnectData) -> BrokerLost:
     if lost.disconnect_packet is None:
         return BrokerLost(f"the link to the broker broke: {lost.exception.message}")
     code = lost.disconnect_packet.reason_code
@@ -282,5 +299,5 @@ def _why_lost(lost: mqtt5.LifecycleDisconnectData) -> BrokerLost:
 
 
 def _name(code: int) -> str:
-    """Of a reason code that the client knows; else its number."""
+    """The name of a reason code, or its number if the client does not know it."""
     return str(getattr(code, "name", code)).lower().replace("_", " ")

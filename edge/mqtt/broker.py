@@ -1,4 +1,4 @@
-"""The broker port: what signalling and the Python client need of any MQTT client."""
+"""The broker port: what signalling and the Python client need from an MQTT client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One publish, received or to be sent, at QoS 1. Response topic and correlation exist on MQTT 5 only."""
+    """One message at QoS 1, received or to be published. Response topic and correlation exist in MQTT 5 only."""
 
     topic: str
     payload: bytes
@@ -23,32 +23,32 @@ class Message:
 
 
 class Broker(Protocol):
-    """A link to one broker that is made again by itself. Event loop only."""
+    """A link to one broker that reconnects automatically. Event loop only."""
 
     connected: bool
     error: str | None
-    """Why there is no link, in words without secrets; while connected, what of it the broker does not grant."""
+    """Why there is no link, without secrets; while connected, the optional subscriptions that are not granted."""
     dropped: int
-    """Messages that came and were lost, since nobody could take them yet or in time."""
+    """The number of received messages that were dropped because they were not handled in time."""
     optional_granted: bool
-    """Whether the optional subscriptions were granted to this link, or the last one."""
+    """Whether the current link, or the last one, was granted the optional subscriptions."""
 
     def listen(self, on_message: Callable[[Message], None], on_link: Callable[[bool], None]) -> None:
-        """Set the receivers, before `run`: both are called in the event loop and must not block or raise.
+        """Set the receivers, before `run`. Both are called in the event loop, and must not block or raise.
 
-        `on_link(True)` follows the broker's grant of all subscriptions, so nothing published after it is missed; the
-        optional ones are then granted or not.
+        `on_link(True)` is called after the broker granted all subscriptions, so no message is missed after it. The
+        optional subscriptions are granted or refused by then.
         """
 
     async def publish(self, message: Message) -> None:
-        """Send, and wait for the broker's acknowledgement (with a deadline).
+        """Publish a message and wait for the broker's acknowledgement, with a deadline.
 
-        Raises: BrokerLost: there is no link, it broke, or the acknowledgement did not come.
-        Raises: Rejected: `too_large`, over the payload or topic limits; nothing was sent.
+        Raises: BrokerLost: there is no link, it broke, or there was no acknowledgement in time.
+        Raises: Rejected: `too_large`: the payload or the topic exceeds its limit, and nothing was sent.
         """
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Keep the link until cancelled; `ready` is set at once, broker or no broker.
+        """Keep the link until cancelled. `ready` is set at once, with or without a broker.
 
-        On cancellation the link is closed cleanly, so that no last will is sent.
+        Cancellation closes the link cleanly, so that the broker sends no last will.
         """

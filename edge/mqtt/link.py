@@ -1,4 +1,4 @@
-"""One connection to a broker, as both clients provide it."""
+"""The port of one connection to a broker, which both clients implement."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ if TYPE_CHECKING:
     from edge.mqtt.settings import MqttSettings
 
     OpenLink = Callable[[MqttSettings, str, Message | None, Callable[[Message], None]], Awaitable["Link"]]
-    """Settings, client id, last will, and what takes the messages that come: a new open link."""
+    """Opens a link. Takes the settings, the client id, the last will, and the receiver of messages."""
 
 UNACKNOWLEDGED = 20
-"""Publishes under way at a time; AWS IoT takes 100 of a client, mosquitto 20."""
+"""Limit of unacknowledged publishes. AWS IoT allows a client 100, mosquitto 20."""
 
 TAKEN_OVER = "another client connected with the same client id"
 
 
 class NotGranted(BrokerLost):
-    """The broker refused a subscription, or does not answer to it; the link lives."""
+    """The broker refused a subscription, or did not answer. The link stays open."""
 
 
 class Link(Protocol):
-    """One connection, from its making to its end, by one MQTT client. Event loop only."""
+    """One connection of one MQTT client. It is not opened again. Event loop only."""
 
     version: str
 
     async def open(self) -> None:
-        """Raises: BrokerLost: in words for a person."""
+        """Connect. Raises: BrokerLost: its message explains the failure."""
 
     async def subscribe(self, topics: tuple[str, ...]) -> None:
-        """Until all are granted. Raises: NotGranted: one is not. BrokerLost: the link broke before."""
+        """Wait until all are granted. Raises: NotGranted: one is not. BrokerLost: the link broke."""
 
     async def serve(self) -> None:
-        """Until the link is lost, which is noticed within one and a half keep-alives. Raises: BrokerLost."""
+        """Keep the link until it is lost; that takes at most 1.5 keep-alives to notice. Raises: BrokerLost."""
 
     async def publish(self, message: Message) -> None:
-        """Until acknowledged. Raises: BrokerLost."""
+        """Publish and wait for the acknowledgement. Raises: BrokerLost."""
 
     def end(self, error: BrokerLost) -> None:
-        """It is lost, and this is why. No goodbye is said then, so the last will tells it."""
+        """End the link with this error, without DISCONNECT: the broker then sends the last will."""
 
     async def close(self) -> None:
-        """Say goodbye where there is a link, so that no last will is sent; free everything."""
+        """Send DISCONNECT if there is a link, so that the broker sends no last will. Free all resources."""
 
 
 AnyLink = TypeVar("AnyLink", bound=Link)
 
 
 async def opened(link: AnyLink) -> AnyLink:
-    """Open a link; one that cannot be is closed."""
+    """Open a link, and close it if that fails."""
     try:
         await link.open()
     except BaseException:

@@ -1,4 +1,4 @@
-"""The broker port by paho-mqtt: any broker, MQTT 5 and 3.1.1."""
+"""The broker port with paho-mqtt, for any broker of MQTT 5 or 3.1.1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class PahoBroker(LinkedBroker):
-    """Only the connecting (name look-up, TCP, TLS) runs in a thread of its own; all else runs in the event loop."""
+    """Name look-up, TCP and TLS run in a thread; everything else runs in the event loop."""
 
     async def _open(
         self, settings: MqttSettings, client_id: str, will: Message | None, receive: Callable[[Message], None]
@@ -30,5 +30,5 @@ class PahoBroker(LinkedBroker):
             try:
                 return await opened(PahoLink(settings, client_id, MQTTProtocolVersion.MQTTv5, will, receive))
             except VersionRefused as exc:
-                log.info("MQTT 5: %s; trying 3.1.1", exc.message)
+                log.info("broker refused MQTT 5, trying 3.1.1 error=%s", exc.message)
         return await opened(PahoLink(settings, client_id, MQTTProtocolVersion.MQTTv311, will, receive))

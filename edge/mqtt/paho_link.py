@@ -1,4 +1,4 @@
-"""One connection to a broker by paho-mqtt, in the event loop: MQTT 5 and 3.1.1, TLS, client certificate, password."""
+"""One connection to a broker with paho-mqtt, in the event loop: MQTT 5 and 3.1.1, TLS, certificates, passwords."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import re
 import socket
 import ssl
-import time
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as mqtt
@@ -19,7 +18,7 @@ from edge.contract.messages import PACKET_LIMIT_BYTES
 from edge.errors import BrokerLost
 from edge.mqtt.broker import Message
 from edge.mqtt.link import TAKEN_OVER, UNACKNOWLEDGED, NotGranted
-from edge.mqtt.tls import alert_words, in_thread, telling, tls_context
+from edge.mqtt.tls import alert_words, explaining_failures, run_in_thread, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MISC_EVERY_S = 1.0
-_GOODBYE_S = 2.0
+_DISCONNECT_S = 2.0
 _UNSUPPORTED_PROTOCOL = 132
-_MQTT5_PATIENCE_S = 3.0
+_MQTT5_TIMEOUT_S = 3.0
 _TLS_ALERT = re.compile(r"\[SSL: (\w*ALERT\w*)\]")
 _SESSION_TAKEN_OVER = 142
+_READ_BYTES = 64 * 1024
 
 
 class VersionRefused(BrokerLost):
@@ -43,9 +43,9 @@ class VersionRefused(BrokerLost):
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """Closed where its handshake fails; paho leaves that to the garbage collector."""
+    """Closes itself if the handshake fails; paho leaves that to the garbage collector."""
 
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002  its signature
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002  the signature of ssl
         try:
             super().do_handshake(block)
         except OSError:
@@ -53,8 +53,22 @@ class _TlsSocket(ssl.SSLSocket):
             raise
 
 
+class _BoundedClient(mqtt.Client):
+    """Keeps no more of a packet than `PACKET_LIMIT_BYTES` and one read.
+
+    A 3.1.1 broker delivers packets of up to 256 MB, and paho would collect a packet before it passes it on. What is cut
+    off is lost. The receiver refuses such a message by its size, and the broker gets its acknowledgement: otherwise it
+    would deliver the message again with each new link.
+    """
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # The caller appends the result to the packet, and counts its bytes.
+        del self._in_packet["packet"][PACKET_LIMIT_BYTES:]
+        return super()._sock_recv(min(bufsize, _READ_BYTES))
+
+
 class PahoLink:
-    """One connection, from its making to its end. Event loop only, but for `_connect`."""
+    """One connection. Event loop only, except for `_connect`."""
 
     def __init__(
         self,
@@ -71,16 +85,16 @@ class PahoLink:
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
         self._heard_s = 0.0
-        self._socket: Any = None  # paho says only "like a socket"
+        self._socket: Any = None  # untyped in paho
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._granted: asyncio.Future[None] = self._loop.create_future()
         self._acks: dict[int, asyncio.Future[None]] = {}
         self._alert: str | None = None
-        client = mqtt.Client(
+        client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id,
-            # On MQTT 5 the session's life is its expiry, and a new connection goes on with it.
+            # In MQTT 5 the session expiry decides how long the session lives; a new connection resumes it.
             clean_session=None if self._v5 else settings.session_expiry_s == 0,
             protocol=version,
             reconnect_on_failure=False,
@@ -102,17 +116,17 @@ class PahoLink:
         self._client = client
 
     async def open(self) -> None:
-        """Raises: BrokerLost: in words for a person."""
+        """Connect. Raises: BrokerLost: its message explains the failure."""
         settings = self._settings
-        with telling(settings):
-            # Twice: once for TCP, once for TLS.
+        with explaining_failures(settings):
+            # Twice the limit: once for TCP, once for TLS.
             async with asyncio.timeout(2 * settings.connect_timeout_s + 1):
-                await in_thread(self._connect, self._abandon)
+                await run_in_thread(self._connect, self._abandon)
                 sock = self._client.socket()
                 if sock is None:
                     raise BrokerLost(f"{settings.host}:{settings.effective_port} closed the connection")
                 self._socket = sock
-                self._heard_s = time.monotonic()
+                self._heard_s = self._loop.time()
                 self._loop.add_reader(sock, self._read)
                 self._on_register_write(None, None, sock)
                 await self._acceptance()
@@ -121,9 +135,9 @@ class PahoLink:
         if not self._may_fall_back:
             await self._accepted
             return
-        await asyncio.wait({self._accepted}, timeout=_MQTT5_PATIENCE_S)
+        await asyncio.wait({self._accepted}, timeout=_MQTT5_TIMEOUT_S)
         if not self._accepted.done():
-            # Some brokers of 3.1.1 wait for ever for the rest of a packet that they take for one of theirs.
+            # Some 3.1.1 brokers misread the packet and wait forever for the rest of it.
             raise VersionRefused("the broker does not answer")
         await self._accepted
 
@@ -141,18 +155,18 @@ class PahoLink:
             raise NotGranted("the broker did not grant the subscriptions in time") from exc
 
     async def serve(self) -> None:
-        """Until the link is lost. Raises: BrokerLost."""
+        """Keep the link until it is lost. Raises: BrokerLost."""
         while True:
-            # Sends a ping when nothing came for a keep-alive; by itself it would wait for a second one to be missed.
+            # Sends a ping after a silent keep-alive. paho alone would wait for a second one.
             self._client.loop_misc()
-            if time.monotonic() - self._heard_s > 1.5 * self._settings.keepalive_s:
-                self.end(BrokerLost("nothing is heard of the broker any more"))
+            if self._loop.time() - self._heard_s > 1.5 * self._settings.keepalive_s:
+                self.end(BrokerLost("the broker sent nothing for 1.5 keep-alives"))
             done, _ = await asyncio.wait({self._lost}, timeout=_MISC_EVERY_S)
             if done:
                 await self._lost
 
     async def publish(self, message: Message) -> None:
-        """Until acknowledged. Raises: BrokerLost."""
+        """Publish and wait for the acknowledgement. Raises: BrokerLost."""
         properties = Properties(PacketTypes.PUBLISH) if self._v5 else None
         if properties is not None:
             for name, value in (
@@ -172,10 +186,10 @@ class PahoLink:
             self._acks.pop(info.mid, None)
 
     async def close(self) -> None:
-        """Say goodbye where there is a link, so that no last will is sent; free everything."""
+        """Send DISCONNECT if there is a link, so that the broker sends no last will. Free all resources."""
         if self._socket is not None and not self._lost.done():
             self._client.disconnect()
-            await asyncio.wait({self._lost}, timeout=_GOODBYE_S)
+            await asyncio.wait({self._lost}, timeout=_DISCONNECT_S)
         self.end(BrokerLost("the link was closed"))
         sock, self._socket = self._socket, None
         if sock is not None:
@@ -184,10 +198,10 @@ class PahoLink:
         for future in (self._lost, self._accepted, self._granted):
             future.cancel()
             if future.done() and not future.cancelled():
-                future.exception()  # it was told, or nobody has to hear it any more
+                future.exception()  # retrieved, so that asyncio does not report it
 
     def _connect(self) -> None:
-        """Blocking; in a thread of its own."""
+        """Connect by TCP and TLS. Blocking."""
         settings = self._settings
         if settings.tls:
             context = tls_context(settings)
@@ -217,17 +231,17 @@ class PahoLink:
 
     def _read(self) -> None:
         sock = self._socket
-        self._heard_s = time.monotonic()
+        self._heard_s = self._loop.time()
         try:
             while self._client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                # What TLS has decrypted already does not make the socket readable again.
+                # The socket does not become readable for data that TLS has decrypted already.
                 if not isinstance(sock, ssl.SSLSocket) or self._client.socket() is None or not sock.pending():
                     return
         except Exception:
-            # paho keeps a packet that it fails on and would take it again and again: this link is at its end.
-            log.exception("a packet could not be taken")
+            # paho would handle the same packet again and again, so the link ends.
+            log.exception("packet handler failed because of a bug")
             self._detach(sock)
-            self.end(BrokerLost("the broker sent what cannot be read"))
+            self.end(BrokerLost("the broker sent a packet that cannot be read"))
 
     def end(self, error: BrokerLost) -> None:
         for future in (self._accepted, self._granted, self._lost, *self._acks.values()):
@@ -247,7 +261,7 @@ class PahoLink:
             self.end(BrokerLost(f"the broker refused: {_refusal(code)}"))
 
     def _on_log(self, _client: Any, _userdata: Any, _level: int, text: str) -> None:
-        # The only place where paho says why a read failed; with TLS 1.3 a refused certificate is told by the first one.
+        # Only the log of paho says why a read failed. With TLS 1.3 the first read reports a refused certificate.
         if found := _TLS_ALERT.search(text):
             self._alert = found[1]
 
@@ -264,7 +278,7 @@ class PahoLink:
         if self._alert is not None:
             self.end(BrokerLost(f"the broker ended TLS: {alert_words(self._alert, self._settings)}"))
         elif self._may_fall_back and not self._accepted.done():
-            # A broker that knows only 3.1.1 may also just hang up.
+            # A 3.1.1 broker may also just close the connection.
             self.end(VersionRefused("it closed the connection"))
         elif flags.is_disconnect_packet_from_server:
             self.end(BrokerLost(f"the broker disconnected: {_refusal(code)}"))
@@ -293,7 +307,7 @@ class PahoLink:
         )
 
     def _on_register_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
-        # While it connects, in its thread, there is no writer to register yet.
+        # `_connect` runs in a thread; there is no writer to register yet.
         if self._socket is not None:
             self._loop.add_writer(sock, self._client.loop_write)
 
@@ -312,7 +326,7 @@ class PahoLink:
 
 
 def _no_delay(_client: Any, _userdata: Any, sock: Any) -> None:
-    # An answer of two TLS records would wait 40 ms for the broker's acknowledgement of the first.
+    # The second TLS record of a message would wait 40 ms for the broker's acknowledgement of the first.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

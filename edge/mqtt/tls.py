@@ -1,4 +1,4 @@
-"""The way to a broker up to TLS, and in words why it cannot be gone: the same for every MQTT client."""
+"""Open a TLS connection to the broker; explain failures. Both clients use it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     from edge.mqtt.settings import MqttSettings
 
-_VERDICT_S = 1.0
-# Of OpenSSL, x509_vfy.h: not yet valid, expired.
-_BY_THE_CLOCK = (9, 10)
+_REFUSAL_S = 1.0
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED in OpenSSL's x509_vfy.h.
+_CLOCK_ERRORS = (9, 10)
 
 
 def tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    """Raises: BrokerLost: a file cannot be used."""
+    """The context for a connection to the broker. Raises: BrokerLost: a file cannot be used."""
     with reading(settings.ca_file):
         context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-    # Strict from Python 3.13 on, about extensions that many a broker's own authority leaves out: a camera must
-    # not lose its broker by an upgrade of its system.
+    # Python 3.13 turns this flag on. It rejects certificates without extensions that many private authorities omit;
+    # a camera must not lose its broker by a system upgrade.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if settings.alpn:
         context.set_alpn_protocols(settings.alpn)
@@ -41,16 +41,16 @@ def tls_context(settings: MqttSettings) -> ssl.SSLContext:
     return context
 
 
-def knock(settings: MqttSettings) -> None:
-    """TCP and TLS, and no word of MQTT. Blocking. Raises: what `telling` translates."""
+def check_tls(settings: MqttSettings) -> None:
+    """Connect by TCP and TLS, without MQTT, and close. Blocking. Raises: what `explaining_failures` translates."""
     context = tls_context(settings)
     address = (settings.host, settings.effective_port)
     with (
         socket.create_connection(address, settings.connect_timeout_s) as plain,
         context.wrap_socket(plain, server_hostname=settings.host) as link,
     ):
-        # With TLS 1.3 a client's certificate is refused after the handshake; a session ticket says that it was not.
-        if link.version() == "TLSv1.3" and select.select([link], [], [], _VERDICT_S)[0]:
+        # With TLS 1.3 a broker refuses a client's certificate after the handshake; a session ticket means acceptance.
+        if link.version() == "TLSv1.3" and _readable(link, _REFUSAL_S):
             link.settimeout(0)
             with contextlib.suppress(ssl.SSLWantReadError):
                 if not link.recv(1):
@@ -58,9 +58,15 @@ def knock(settings: MqttSettings) -> None:
                     raise BrokerLost(f"{settings.host}:{settings.effective_port} {said}{_own_certificate(settings)}")
 
 
+def _readable(link: socket.socket, timeout_s: float) -> bool:
+    poll = select.poll()  # select(2) fails for descriptors from 1024 on
+    poll.register(link, select.POLLIN)
+    return bool(poll.poll(1000 * timeout_s))
+
+
 @contextlib.contextmanager
-def telling(settings: MqttSettings) -> Iterator[None]:
-    """Translate what connecting raises into BrokerLost, in words for a person."""
+def explaining_failures(settings: MqttSettings) -> Iterator[None]:
+    """Translate errors of connecting into BrokerLost, with an explanation."""
     address = f"{settings.host}:{settings.effective_port}"
     try:
         yield
@@ -76,13 +82,13 @@ def telling(settings: MqttSettings) -> Iterator[None]:
         about = exc.filename or address
         raise BrokerLost(f"{about}: {exc.strerror or exc}") from exc
     except UnicodeError as exc:
-        # Of the host's name or of the password's file; its own words would repeat what it could not read.
+        # From the host name or the password file. Its own message could repeat the password.
         raise BrokerLost(f"{address}: the host name or the password file cannot be read as text") from exc
 
 
 @contextlib.contextmanager
 def reading(*files: Path | None) -> Iterator[None]:
-    """Name the files that cannot be used; `ssl` does not, and the broker has no part in it."""
+    """Name the files of an error that reading raises; `ssl` does not."""
     try:
         yield
     except OSError as exc:
@@ -90,14 +96,15 @@ def reading(*files: Path | None) -> Iterator[None]:
 
 
 def alert_words(alert: str, settings: MqttSettings) -> str:
-    """Why the broker ended TLS, and what of the device's own certificate may be the cause."""
+    """Explain a TLS alert of the broker, also by the dates of the device's certificate."""
     return alert.lower().replace("_", " ") + _own_certificate(settings)
 
 
-async def in_thread(work: Callable[[], None], abandoned: Callable[[], None]) -> None:
-    """Do blocking work; `abandoned` is called in the event loop once it is done and nobody waits any more.
+async def run_in_thread(work: Callable[[], None], abandoned: Callable[[], None]) -> None:
+    """Run blocking work in a thread. After a cancellation, `abandoned` is called in the event loop when it is done.
 
-    Not an executor's thread: those are waited for at the end, and a broker that hangs would hold up the stop.
+    The event loop's executor is not suitable: the process waits for its threads, so a hanging broker would delay the
+    stop.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -114,9 +121,9 @@ async def in_thread(work: Callable[[], None], abandoned: Callable[[], None]) -> 
         error: BaseException | None = None
         try:
             work()
-        except BaseException as exc:  # noqa: BLE001  handed over, whatever it is
+        except BaseException as exc:  # noqa: BLE001  raised again in the event loop
             error = exc
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle, error)
 
     threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
@@ -125,7 +132,7 @@ async def in_thread(work: Callable[[], None], abandoned: Callable[[], None]) -> 
 
 def _tls_words(exc: ssl.SSLError, settings: MqttSettings) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
-        clock = "; is the clock of this device right?" if exc.verify_code in _BY_THE_CLOCK else ""
+        clock = "; is the clock of this device right?" if exc.verify_code in _CLOCK_ERRORS else ""
         return f"its certificate is not accepted: {exc.verify_message}{clock}"
     reason = exc.reason or "TLS failed"
     if "ALERT" in reason:

@@ -1,1 +1,1 @@
-"""The one session use case behind both doors: open, answer, trickle, close; start and stop the stream."""
+"""The session use case for every interface: open, answer, trickle, close; start and stop the stream."""

@@ -1,115 +1,103 @@
-"""What this room needs of other rooms; daemon.py hands the parts in."""
+"""What this room needs of other rooms. daemon.py passes the parts in."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edge.contract.codes import EndReason
-    from edge.contract.messages import IceServer
+    from edge.contract.messages import IceServer, IceServerLeftOut
     from edge.core.access_unit import Quality, StreamFormat
-    from edge.core.camera_controls import Offered, Values
-    from edge.core.candidate import Candidate
+    from edge.core.camera_controls import ControlValues, Offered
+    from edge.core.candidate import Candidate, LocalName
     from edge.core.offer import H264Choice, Offer
-    from edge.core.principal import Principal
-    from edge.errors import CameraUnavailable
+    from edge.core.ports import PeerEvents
 
 
-class Camera(Protocol):
-    """The camera, as far as sessions decide over it."""
+class SharedCamera(Protocol):
+    """The one camera that all sessions share."""
 
     @property
     def qualities(self) -> tuple[Quality, ...]:
-        """What it encodes; nothing while it is not open."""
+        """What the open camera encodes. Empty while it is closed."""
 
-    def want(self, wanted: bool) -> None: ...
+    @property
+    def sd_level_idc(self) -> int:
+        """The H.264 level of SD, times ten."""
+
+    def want(self, wanted: bool) -> None:
+        """Set whether the camera should be open. Returns at once."""
 
     async def opened(self) -> StreamFormat:
-        """Raises: CameraUnavailable: with the cause in words."""
+        """Wait until the camera is open.
+
+        Raises: CameraUnavailable: it did not open; the message says why.
+        """
 
     async def closed(self) -> None:
-        """Wait until the camera is released; has a deadline of its own."""
+        """Wait until the camera is released, or until the camera's own deadline has passed."""
 
     def bitrate_range(self, quality: Quality) -> tuple[int, int]:
-        """What the settings allow, in bits a second."""
+        """The lowest and the highest bitrate that the settings allow, in bits per second."""
 
     def set_bitrate(self, quality: Quality, bitrate_bps: int) -> None: ...
 
     @property
     def offered(self) -> Mapping[str, Offered]:
-        """The controls of the camera while it is open."""
+        """The controls that the open camera offers."""
 
     @property
-    def values(self) -> Values:
-        """The controls that are set."""
+    def values(self) -> ControlValues:
+        """The controls that were set."""
 
-    async def set_controls(self, values: Values) -> Values:
-        """Raises: Rejected: a value that it does not take. CameraUnavailable: it is not open, or fails."""
+    async def set_controls(self, values: ControlValues) -> ControlValues:
+        """Raises: Rejected: the camera does not accept a value. CameraUnavailable: it is closed, or fails."""
 
     async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
-        """Raises: CameraUnavailable: it is not open, or gives none in time."""
-
-
-class Kept(Protocol):
-    """A small file that survives a restart, replaced as a whole."""
-
-    def read(self) -> dict[str, Any] | None:
-        """None: there is nothing yet, or nothing readable."""
-
-    async def write(self, fields: dict[str, Any]) -> object:
-        """Returns when it is on disk; a disk that takes nothing is told in the log."""
+        """Raises: CameraUnavailable: the camera is closed, or gave no picture in time."""
 
 
 class Peer(Protocol):
-    """One connection to a viewer."""
+    """The connection to one viewer."""
+
+    @property
+    def ice_servers_left_out(self) -> Sequence[IceServerLeftOut]:
+        """The URLs of the offer's STUN and TURN servers that are not used."""
 
     @property
     def path(self) -> str | None:
-        """The chosen pair of candidate types."""
+        """The candidate types of the selected pair."""
 
     @property
     def quality(self) -> Quality: ...
 
     async def switch(self, quality: Quality) -> None:
-        """Raises: CameraUnavailable: it cannot be had now; all stays as it was."""
+        """Raises: CameraUnavailable: this quality is not available now; the viewer keeps the present one."""
+
+    async def accept(self, offer: Offer, choice: H264Choice) -> None:
+        """Accept an offer, without waiting for any server.
+
+        Raises: Rejected: the offer cannot be answered. The caller must still call `close`.
+        """
 
     async def answer(self, offer: Offer, choice: H264Choice, *, trickle: bool) -> str:
-        """Raises: Rejected: the offer cannot be answered; `close` is still to be called."""
+        """Return the answer to the accepted offer. Without `trickle`, this may wait for STUN and TURN servers."""
 
-    async def add_candidate(self, candidate: Candidate) -> None: ...
+    async def add_candidate(self, candidate: Candidate) -> bool:
+        """Returns whether it can be used."""
+
+    def add_local_name(self, name: LocalName) -> None:
+        """Add a candidate once its name is resolved, if it is."""
 
     async def stats(self) -> tuple[int, float | None]:
-        """Bytes sent so far, and the loss last reported."""
+        """The bytes sent so far, and the share of packets lost in the viewer's last report."""
 
     async def close(self) -> None: ...
-
-
-class PeerEvents(Protocol):
-    """What a peer tells, in the event loop. Never blocks, never raises."""
-
-    def connected(self) -> None: ...
-
-    def lost(self) -> None: ...
-
-    def local_candidate(self, line: str | None) -> None:
-        """A candidate of ours that was found after the answer; None: that was the last."""
 
 
 class OpenPeer(Protocol):
     """Makes peers."""
 
     def __call__(self, events: PeerEvents, ice_servers: Sequence[IceServer], quality: Quality) -> Peer:
-        """Raises: Rejected: a server is malformed or not allowed."""
-
-
-class Door(Protocol):
-    """The way back to the party that opened a session. Never blocks, never raises."""
-
-    def candidate(self, session: str, owner: Principal, line: str | None, mid: str) -> None: ...
-
-    def closed(self, session: str, owner: Principal, reason: EndReason) -> None: ...
-
-    def camera(self, session: str, owner: Principal, error: CameraUnavailable | None) -> None:
-        """The picture stands still, and why; None: it moves again."""
+        """Raises: Rejected: servers are named, and none can be used."""

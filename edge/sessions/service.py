@@ -1,8 +1,9 @@
-"""Sessions: who is let in, what they get, and when it ends. The same for an MQTT offer and a local one."""
+"""The session service: admits offers, answers them and ends sessions. The same for MQTT and for the local API."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 from contextlib import contextmanager
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from edge.contract.codes import Code, EndReason
 from edge.contract.messages import AnswerBody, Limits
 from edge.core.access_unit import Quality
-from edge.core.admission import admit
-from edge.core.candidate import read_candidate
+from edge.core.admission import admit, admit_use
+from edge.core.candidate import read_candidate, read_local_name
 from edge.core.demand import CameraDemand
 from edge.core.h264_profile import read_profile_level
 from edge.core.offer import read_offer
 from edge.core.principal import Scope
 from edge.core.session import Deadlines
 from edge.errors import CameraUnavailable, Rejected
+from edge.sessions.offer_waiters import OfferWaiters
 from edge.sessions.session import Session
 
 if TYPE_CHECKING:
@@ -29,91 +31,94 @@ if TYPE_CHECKING:
 
     from edge.contract.messages import BitrateRange, CandidateBody, OfferBody, QualityBody, SessionInfo, StreamBody
     from edge.core.offer import Offer
+    from edge.core.ports import SessionListener
     from edge.core.principal import Principal
-    from edge.sessions.ports import Camera, Door, OpenPeer
+    from edge.sessions.desired_stream import DesiredStream
+    from edge.sessions.ports import OpenPeer, SharedCamera
     from edge.sessions.settings import SessionSettings
-    from edge.sessions.wish import StreamWish
 
 log = logging.getLogger(__name__)
 
-session_of_log: ContextVar[str | None] = ContextVar("session_of_log", default=None)
-"""The session that the present task works for; the log writes it beside each line."""
+log_session: ContextVar[str | None] = ContextVar("log_session", default=None)
+"""The id of the session that the current task works for. Every log line of the task carries it."""
 
-_EARLY_CANDIDATE_S = 5.0
-_EARLY_LIMIT = 32
 _STUCK_S = 10.0
 
 
-class Sessions:
-    """The session use case. Event loop only.
+class SessionService:
+    """Opens, looks after and ends sessions, and starts and stops the stream. Event loop only.
 
-    `on_change`: something of the status changed. `notice`: an event for whoever listens (type, session, body).
+    `on_change`: called when a fact of the status changed. `publish_event`: publishes an event (type, session, body).
     """
 
     def __init__(
         self,
         settings: SessionSettings,
-        wish: StreamWish,
-        camera: Camera,
+        desired: DesiredStream,
+        camera: SharedCamera,
         open_peer: OpenPeer,
         *,
         idle_stop_s: float,
         now_s: Callable[[], float],
         on_change: Callable[[], None],
-        notice: Callable[[str, str | None, dict[str, Any]], None],
+        publish_event: Callable[[str, str | None, dict[str, Any]], None],
         counters: Counter[str],
     ) -> None:
         self._settings = settings
         self._deadlines = Deadlines(settings.answer_timeout_s, settings.connect_timeout_s)
-        self._wish = wish
+        self._desired = desired
         self._camera = camera
         self._open_peer = open_peer
         self._now_s = now_s
         self._on_change = on_change
-        self._notice = notice
+        self._publish_event = publish_event
         self._counters = counters
         self._demand = CameraDemand(idle_stop_s)
-        self._demand.set_running(wish.running)
-        for quality, bitrate_bps in wish.bitrates.items():
+        self._demand.set_running(desired.running)
+        for quality, bitrate_bps in desired.bitrates.items():
             camera.set_bitrate(quality, bitrate_bps)
         self._camera_error: CameraUnavailable | None = None
         self._sessions: dict[str, Session] = {}
-        self._early: dict[str, list[asyncio.Future[None]]] = {}
+        self._early = OfferWaiters()
         self._demand_changed = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    # The use case.
+    # Commands.
 
-    async def open(self, body: OfferBody, owner: Principal, door: Door) -> AnswerBody:
+    async def open(self, body: OfferBody, owner: Principal, listener: SessionListener) -> AnswerBody:
         """Answer an offer.
 
-        Raises: Rejected: with the contract's code; no session is left. CameraUnavailable: with the cause in words.
+        Raises: Rejected: no session is left. CameraUnavailable: the message says why.
         """
         if self._group is None:
             raise Rejected(Code.STOPPED, "the device is shutting down")
         session_id = body.session or f"s-{secrets.token_urlsafe(12)}"
         if session_id in self._sessions:
-            raise Rejected(Code.BAD_MESSAGE, "body.session: a session with this id is open")
+            raise Rejected(Code.BAD_MESSAGE, "body.session: a session with this id already exists")
         if body.audio != "off":
             raise Rejected(Code.AUDIO_UNAVAILABLE, "this camera has no audio")
-        admit(running=self._wish.running, sessions=len(self._sessions), max_viewers=self._settings.max_viewers)
+        admit_use(running=self._desired.running)
         offer = read_offer(body.sdp)
+        offer.check_codec()
         session = Session(
-            session_id, owner, door, self._deadlines, since=datetime.now(UTC), now_s=self._now_s, on_live=self._live
+            session_id, owner, listener, self._deadlines, since=datetime.now(UTC), now_s=self._now_s, on_live=self._live
         )
+        self._leaving(session)  # before a connection is made
         session.mid = offer.mid
         quality = _quality(body.quality)
         session.peer = self._open_peer(session, body.ice_servers, quality)
         self._register(session, self._group)
-        token = session_of_log.set(session_id)
+        token = log_session.set(session_id)
         try:
             async with asyncio.timeout(self._settings.answer_timeout_s):
-                sdp = await self._answer(session, offer, trickle=body.trickle)
+                sdp = await self._answer(session, offer, body)
         except (Rejected, CameraUnavailable):
-            # Stopped meanwhile: that is why, whatever the closed peer said.
+            # If the session was stopped meanwhile, that is the cause, whatever error the closed peer raised.
             self._still_open(session)
             session.finish(EndReason.REFUSED)
+            # A stop closes the camera first, so that the camera's error would hide the cause.
+            admit_use(running=self._desired.running)
             raise
         except TimeoutError:
             session.finish(EndReason.ANSWER_TIMEOUT)
@@ -125,28 +130,31 @@ class Sessions:
             session.finish(EndReason.INTERNAL)
             raise
         finally:
-            session_of_log.reset(token)
+            log_session.reset(token)
         self._still_open(session)
-        self._notice("session.opened", session_id, {"viewer": owner.subject})
-        return AnswerBody(session=session_id, sdp=sdp, limits=Limits(viewers=self._settings.max_viewers))
+        self._publish_event("session.opened", session_id, {"viewer": owner.subject})
+        left_out = list(session.peer.ice_servers_left_out)
+        limits = Limits(viewers=self._settings.max_viewers, ice_servers_left_out=left_out)
+        return AnswerBody(session=session_id, sdp=sdp, limits=limits)
 
     async def candidate(self, body: CandidateBody, caller: Principal) -> None:
-        """A candidate of a viewer's; one that came before its offer waits for it, bounded.
+        """Add a candidate of a viewer. One that arrives before its offer waits for the offer, within bounds.
 
         Raises: Rejected: `unknown_session`, `forbidden`, `bad_message`, `rate_limited`.
         """
-        candidate = None if not body.candidate else read_candidate(body.candidate)
+        text = body.candidate
+        candidate = (read_candidate(text) or read_local_name(text)) if text else None
         if body.session not in self._sessions:
-            await self._wait_for_offer(body.session)
+            await self._early.wait(body.session, caller.proven or caller.client)
         session = self._owned(body.session, caller)
         if body.candidate is not None:
             await session.add_candidate(candidate)
 
     async def quality(self, body: QualityBody, caller: Principal) -> None:
-        """Give a session the other quality, without a new connection; returns when the viewer is sent it.
+        """Switch a session to the other quality on the same connection. Returns once the viewer is sent that quality.
 
         Raises: Rejected: `unknown_session`, `forbidden`, `unsupported`; `rate_limited`: a later change replaced this
-        one. CameraUnavailable: it cannot be had now.
+        one. CameraUnavailable: the quality is not available now.
         """
         session = self._owned(body.session, caller)
         quality = _quality(body.quality)
@@ -156,7 +164,7 @@ class Sessions:
             self._on_change()
 
     async def close(self, session_id: str, caller: Principal) -> None:
-        """End a session: its owner, or who may manage.
+        """End a session. The caller must own it or have the scope `manage`.
 
         Raises: Rejected: `unknown_session`, `forbidden`.
         """
@@ -166,8 +174,12 @@ class Sessions:
         owned = caller.owns(session.owner)
         session.finish(EndReason.VIEWER_CLOSED if owned else EndReason.CLOSED_BY_BACKEND)
 
+    def check_owner(self, session_id: str, caller: Principal) -> None:
+        """Raises: Rejected: `unknown_session`; `forbidden` or `expired`: the caller does not own the session."""
+        self._owned(session_id, caller)
+
     def listing(self) -> list[SessionInfo]:
-        """Who watches."""
+        """List the sessions."""
         return [session.info() for session in self._sessions.values()]
 
     @property
@@ -176,38 +188,43 @@ class Sessions:
 
     @property
     def limit(self) -> int:
-        """How many may be."""
+        """The viewer limit."""
         return self._settings.max_viewers
 
     async def start(self, body: StreamBody, caller: Principal) -> None:
-        """Let viewers in from now on, over restarts; idempotent.
+        """Admit viewers from now on, also after a restart. Idempotent.
 
-        Raises: Rejected: `bad_message`, a bitrate that the settings do not allow.
+        Raises: Rejected: `bad_message`, the settings do not allow a bitrate. `not_kept`: it took effect.
         """
         bitrates = {quality: most_bps for quality in Quality if (most_bps := self._most_bps(quality, body)) is not None}
-        self._change_wish(running=True, reason=body.reason, caller=caller, bitrates=bitrates)
-        await self._wish.keep()
+        self._change_desired(running=True, reason=body.reason, caller=caller, bitrates=bitrates)
+        if not await self._desired.save():
+            raise self._desired.not_kept()
 
     async def stop(self, reason: str | None, caller: Principal) -> None:
-        """End every session and release the camera, until `start`, over restarts; idempotent.
+        """End every session and release the camera until `start`, also after a restart. Idempotent.
 
-        Returns when the sessions have ended and the camera is released, or their deadlines have passed. It is on disk
-        before the first session ends: a power cut meanwhile does not bring the camera back on. Stops at the same time
-        do not queue. A start meanwhile wins.
+        The stop is on disk before the first session ends, so that a power cut meanwhile does not turn the camera on
+        again. Concurrent stops do not queue. A concurrent start wins. Returns when the sessions have ended and the
+        camera is released, or when their deadlines have passed.
+
+        Raises: Rejected: `not_kept`: it took effect, but it is not on disk.
         """
-        self._change_wish(running=False, reason=reason, caller=caller, bitrates={})
-        await self._wish.keep()
-        if not self._wish.running:
+        self._change_desired(running=False, reason=reason, caller=caller, bitrates={})
+        kept = await self._desired.save()
+        if not self._desired.running:
             await self._end_all(EndReason.STOPPED)
             await self._camera.closed()
+        if not kept:
+            raise self._desired.not_kept()
 
     @contextmanager
     def camera_in_use(self) -> Iterator[None]:
-        """Around a use of the camera for a moment, which opens it.
+        """Keep the camera open for a short use.
 
         Raises: Rejected: `stopped`.
         """
-        admit(running=self._wish.running and self._group is not None, sessions=0, max_viewers=1)
+        admit_use(running=self._desired.running and self._group is not None)
         self._demand.add_uses(+1)
         self._update_demand()
         try:
@@ -217,28 +234,28 @@ class Sessions:
             self._update_demand()
 
     def camera_changed(self, error: CameraUnavailable | None, *, running: bool) -> None:
-        """What the camera does now: those who watch are told when the picture stands still, and when it moves again."""
+        """Notify the owners of live sessions when the picture freezes, and when it moves again."""
         if error is not None or running:
             self._camera_error = error
             for session in self._sessions.values():
-                session.tell_camera(error)
+                session.notify_camera(error)
 
-    def retune(self, settings: SessionSettings, idle_stop_s: float) -> None:
-        """Other limits from now on; who watches stays, also where fewer may."""
+    def apply_settings(self, settings: SessionSettings, idle_stop_s: float) -> None:
+        """Apply changed limits. Sessions above a lowered limit stay."""
         self._settings = settings
         self._demand.idle_stop_s = idle_stop_s
         self._demand_changed.set()
         self._on_change()
 
-    def tell_camera_again(self) -> None:
-        """After the link was away."""
+    def repeat_camera(self) -> None:
+        """Send the last camera notifications again, after the link was down."""
         for session in self._sessions.values():
-            session.tell_camera_again(self._camera_error)
+            session.repeat_camera(self._camera_error)
 
-    # The part.
+    # The daemon's part.
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Look after sessions and the camera's demand until cancelled; then say goodbye to every viewer."""
+        """Run the sessions and open and close the camera on demand until cancelled, then end every session."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -246,18 +263,19 @@ class Sessions:
                 try:
                     await self._follow_demand()
                 finally:
-                    # Inside the group: it would cancel the sessions' tasks before they said goodbye.
+                    # Inside the group, which would cancel the tasks before they have notified the viewers.
                     self._group = None
                     await self._end_all(EndReason.SHUTDOWN)
         finally:
             self._camera.want(False)
 
-    def well(self, now_s: float) -> bool:
+    def on_time(self) -> bool:
         """Whether no session is stuck past its deadline."""
+        now_s = self._now_s()
         deadlines = (session.machine.deadline_s() for session in self._sessions.values())
         return all(deadline_s is None or now_s < deadline_s + _STUCK_S for deadline_s in deadlines)
 
-    async def _answer(self, session: Session, offer: Offer, *, trickle: bool) -> str:
+    async def _answer(self, session: Session, offer: Offer, body: OfferBody) -> str:
         stream = await self._camera.opened()
         peer = session.peer
         assert peer is not None
@@ -265,10 +283,23 @@ class Sessions:
         profile = read_profile_level(stream.profile_level_id)
         if profile is None:
             raise CameraUnavailable(
-                f"the camera's stream has a profile that cannot be offered ({stream.profile_level_id})"
+                f"the camera's stream has an H.264 profile that WebRTC cannot offer ({stream.profile_level_id})"
             )
-        sdp = await peer.answer(offer, offer.choose(profile), trickle=trickle)
-        await session.take_held(peer)
+        choice = offer.choose(profile)
+        if not choice.fits and body.quality != "hd" and Quality.SD in self._camera.qualities:
+            in_sd = offer.choose(profile.at_level(self._camera.sd_level_idc))
+            if in_sd.fits:
+                await peer.switch(Quality.SD)
+                choice = in_sd
+        await peer.accept(offer, choice)
+        # Not earlier: an offer that is refused, or whose session has ended meanwhile, must not end another session.
+        # Not later: the answer may wait for servers, and a further offer of this viewer would be refused meanwhile.
+        self._still_open(session)
+        if (leaving := self._leaving(session)) is not None:
+            leaving.finish(EndReason.REPLACED)
+        sdp = await peer.answer(offer, choice, trickle=body.trickle)
+        self._still_open(session)
+        await session.add_early_candidates(peer)
         session.answered()
         return sdp
 
@@ -280,48 +311,59 @@ class Sessions:
             raise Rejected(Code.UNSUPPORTED, f"this camera does not offer {quality}")
 
     def _most_bps(self, quality: Quality, body: StreamBody) -> int | None:
-        """None: as it was."""
-        wanted: BitrateRange | None = getattr(body, quality)
-        if wanted is None:
+        """The new limit. None: keep the present one."""
+        bounds: BitrateRange | None = getattr(body, quality)
+        if bounds is None:
             return None
         lowest, highest = self._camera.bitrate_range(quality)
         for name in ("min_bps", "max_bps"):
-            value = getattr(wanted, name)
+            value = getattr(bounds, name)
             if value is not None and not lowest <= value <= highest:
-                raise Rejected(Code.BAD_MESSAGE, f"body.{quality}.{name}: {lowest} to {highest}")
-        return wanted.max_bps
+                raise Rejected(Code.BAD_MESSAGE, f"body.{quality}.{name}: must be {lowest} to {highest}")
+        return bounds.max_bps
 
     def _still_open(self, session: Session) -> None:
         if (end := session.machine.end) is not None:
             raise Rejected(end.code or Code.STOPPED, f"the session ended before its answer: {end}")
 
+    def _leaving(self, session: Session) -> Session | None:
+        """Return the session that gives way to a new one, among those that opened before it. None: none does.
+
+        Raises: Rejected: `busy`.
+        """
+        earlier = itertools.takewhile(lambda other: other is not session, self._sessions.values())
+        places = [other.place for other in earlier]
+        limits = self._settings
+        viewer = session.owner.proven
+        leaving = admit(viewer, places, max_viewers=limits.max_viewers, max_per_viewer=limits.max_per_viewer)
+        return None if leaving is None else self._sessions[leaving]
+
     def _register(self, session: Session, group: asyncio.TaskGroup) -> None:
         self._sessions[session.id] = session
         self._demand.set_sessions(len(self._sessions), self._now_s())
         self._update_demand()
-        for waiter in self._early.pop(session.id, []):
-            if not waiter.done():
-                waiter.set_result(None)
-        self._tasks[session.id] = group.create_task(self._see_through(session), name=f"session:{session.id}")
+        self._early.arrived(session.id)
+        self._tasks[session.id] = group.create_task(self._run_session(session), name=f"session:{session.id}")
         self._counters["sessions_opened"] += 1
         self._on_change()
 
-    async def _see_through(self, session: Session) -> None:
-        session_of_log.set(session.id)
+    async def _run_session(self, session: Session) -> None:
+        log_session.set(session.id)
         try:
-            await session.see_through()
+            await session.run()
         except Exception:
-            # One session's bug ends that session; a test run fails on the counter.
-            log.exception("a bug ended this session")
+            # A bug ends this session only. Tests fail on the counter.
+            log.exception("session ended because of a bug")
             self._counters["session_bugs"] += 1
             session.machine.end = EndReason.INTERNAL
         finally:
             self._forget(session)
 
     def _live(self, session: Session) -> None:
-        log.info("live, by %s", session.peer.path if session.peer else None)
-        self._notice("session.live", session.id, {"viewer": session.owner.subject})
-        session.tell_camera(self._camera_error)
+        path = session.peer.path if session.peer else None
+        log.info("session live viewer=%r client=%r path=%s", session.owner.subject, session.owner.client, path)
+        self._publish_event("session.live", session.id, {"viewer": session.owner.subject})
+        session.notify_camera(self._camera_error)
         self._on_change()
 
     def _forget(self, session: Session) -> None:
@@ -331,54 +373,40 @@ class Sessions:
         self._demand_changed.set()
         reason = session.machine.end or EndReason.INTERNAL
         self._counters[f"sessions_ended_{reason}"] += 1
-        log.info("ended: %s", reason)
+        facts = reason, session.owner.subject, session.owner.client, self._now_s() - session.opened_s
+        log.info("session ended reason=%s viewer=%r client=%r duration_s=%.0f", *facts)
         if reason is not EndReason.REFUSED:
-            # A refused offer has had its error reply.
-            session.tell_closed(reason)
+            # A refused offer was answered with an error reply.
+            session.notify_closed(reason)
             body = {"viewer": session.owner.subject, "reason": reason.value, "code": reason.code}
-            self._notice("session.closed", session.id, body)
+            self._publish_event("session.closed", session.id, body)
         self._on_change()
 
     def _owned(self, session_id: str, caller: Principal) -> Session:
         session = self._sessions.get(session_id)
         if session is None:
-            raise Rejected(Code.UNKNOWN_SESSION, "there is no such session")
+            raise Rejected(Code.UNKNOWN_SESSION, "the session does not exist")
         if not caller.owns(session.owner):
-            raise Rejected(Code.FORBIDDEN, "this session belongs to another")
+            if caller.expired:
+                raise Rejected(Code.EXPIRED, "the token has expired, and it did not open this session")
+            raise Rejected(Code.FORBIDDEN, "this session belongs to another viewer")
         return session
 
-    async def _wait_for_offer(self, session_id: str) -> None:
-        if sum(map(len, self._early.values())) >= _EARLY_LIMIT:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiters = self._early.setdefault(session_id, [])
-        waiters.append(waiter)
-        try:
-            async with asyncio.timeout(_EARLY_CANDIDATE_S):
-                await waiter
-        except TimeoutError:
-            pass
-        finally:
-            if waiter in waiters:
-                waiters.remove(waiter)
-            if not waiters:
-                self._early.pop(session_id, None)
-
-    def _change_wish(
+    def _change_desired(
         self, *, running: bool, reason: str | None, caller: Principal, bitrates: Mapping[Quality, int]
     ) -> None:
-        changed = self._wish.change(running=running, reason=reason, bitrates=bitrates)
+        changed = self._desired.change(running=running, reason=reason, bitrates=bitrates)
         self._demand.set_running(running)
         for quality, bitrate_bps in bitrates.items():
             self._camera.set_bitrate(quality, bitrate_bps)
         self._update_demand()
         if changed:
-            log.info("stream %s by %s: %r", "started" if running else "stopped", caller.client, reason)
-            self._notice("stream.started" if running else "stream.stopped", None, {"reason": reason})
+            log.info("stream %s client=%r reason=%r", "started" if running else "stopped", caller.client, reason)
+            self._publish_event("stream.started" if running else "stream.stopped", None, {"reason": reason})
         self._on_change()
 
     async def _end_all(self, reason: EndReason) -> None:
-        """End the sessions of now, and wait for them; one that is opened meanwhile is not waited for."""
+        """End the present sessions and wait for them, but not for sessions that open meanwhile."""
         for session in list(self._sessions.values()):
             session.finish(reason)
         if ending := set(self._tasks.values()):
@@ -400,9 +428,9 @@ class Sessions:
                 async with asyncio.timeout(None if due_s is None else due_s - now_s):
                     await self._demand_changed.wait()
             except TimeoutError:
-                log.info("camera not watched any more: closing")
+                log.info("camera closing: no viewers idle_stop_s=%g", self._demand.idle_stop_s)
 
 
-def _quality(asked: str) -> Quality:
-    # Nothing is known yet of how much a viewer's path carries: `auto` is the better one.
-    return Quality.SD if asked == "sd" else Quality.HD
+def _quality(requested: str) -> Quality:
+    # The bandwidth of the viewer's path is not known yet, so `auto` starts with HD.
+    return Quality.SD if requested == "sd" else Quality.HD

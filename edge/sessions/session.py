@@ -1,4 +1,4 @@
-"""One session: its phase, its owner, its peer, and the task that sees it through to its end."""
+"""One session: its phase, its owner, its peer, and the task that runs it to its end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from edge.contract.codes import Code, EndReason
 from edge.contract.messages import CANDIDATES_LIMIT, SessionInfo
+from edge.core.admission import Place
+from edge.core.candidate import LOCAL_NAMES_LIMIT, LocalName
 from edge.core.session import Deadlines, Phase, SessionMachine
 from edge.errors import Rejected
 
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from edge.core.candidate import Candidate
+    from edge.core.ports import SessionListener
     from edge.core.principal import Principal
     from edge.errors import CameraUnavailable
-    from edge.sessions.ports import Door, Peer
+    from edge.sessions.ports import Peer
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,13 @@ _SAMPLE_S = 2.0
 
 
 class Session:
-    """A session from its admission to its end. Also what its peer tells its events to."""
+    """One session from its admission to its end. It receives its peer's events (`PeerEvents`)."""
 
     def __init__(
         self,
         session_id: str,
         owner: Principal,
-        door: Door,
+        listener: SessionListener,
         deadlines: Deadlines,
         *,
         since: datetime,
@@ -42,23 +45,24 @@ class Session:
         self.id = session_id
         self.owner = owner
         self.since = since
+        self.opened_s = now_s()
         self.peer: Peer | None = None
         self.mid = ""
         self.machine = SessionMachine(deadlines)
-        self._door = door
+        self._listener = listener
         self._now_s = now_s
         self._on_live = on_live
         self._changed = asyncio.Event()
-        self._candidates = 0
-        self._held: list[Candidate] = []
+        self._candidates = self._names = 0
+        self._early_candidates: list[Candidate | LocalName] = []
         self._answered = False
-        self._stalled = self._told_of_camera = False
+        self._frozen = self._camera_notified = False
         self._sample: tuple[float, int] | None = None
         self._bitrate_bps: int | None = None
         self._loss: float | None = None
-        self.machine.advance(Phase.ANSWERING, now_s())
+        self.machine.advance(Phase.ANSWERING, self.opened_s)
 
-    # What the peer tells.
+    # Events of the peer.
 
     def connected(self) -> None:
         if self.machine.advance(Phase.LIVE, self._now_s()):
@@ -68,60 +72,78 @@ class Session:
     def lost(self) -> None:
         self.finish(EndReason.CONNECTION_LOST)
 
+    def relay_lost(self) -> None:
+        self.finish(EndReason.RELAY_LOST)
+
+    def failed(self) -> None:
+        self.finish(EndReason.INTERNAL)
+
     def local_candidate(self, line: str | None) -> None:
-        self._door.candidate(self.id, self.owner, line, self.mid)
+        self._listener.candidate(self.id, self.owner, line, self.mid)
 
-    # What the service does with it.
+    # Calls of the service.
 
-    def tell_camera(self, error: CameraUnavailable | None) -> None:
-        """Tell its owner that the picture stands still, or moves again; each once."""
-        if self.machine.phase is Phase.LIVE and self._stalled != (error is not None):
-            self._stalled = error is not None
-            self._told_of_camera = True
-            self._door.camera(self.id, self.owner, error)
+    def notify_camera(self, error: CameraUnavailable | None) -> None:
+        """Notify the owner of a live session once when the picture freezes, and once when it moves again (None)."""
+        if self.machine.phase is Phase.LIVE and self._frozen != (error is not None):
+            self._frozen = error is not None
+            self._camera_notified = True
+            self._listener.camera(self.id, self.owner, error)
 
-    def tell_camera_again(self, error: CameraUnavailable | None) -> None:
-        """The link was away, and what was told may not have reached its owner."""
-        if self._told_of_camera:
-            self._door.camera(self.id, self.owner, error if self._stalled else None)
+    def repeat_camera(self, error: CameraUnavailable | None) -> None:
+        """Send the last notification again: the link was down and may have lost it."""
+        if self._camera_notified:
+            self._listener.camera(self.id, self.owner, error if self._frozen else None)
 
-    def tell_closed(self, reason: EndReason) -> None:
-        """Tell its owner that it ended."""
-        self._door.closed(self.id, self.owner, reason)
+    def notify_closed(self, reason: EndReason) -> None:
+        """Notify the owner that the session ended."""
+        self._listener.closed(self.id, self.owner, reason)
 
     def answered(self) -> None:
-        """The answer is about to leave."""
+        """Record that the answer is ready to be sent."""
         self._answered = True
         self.machine.advance(Phase.CONNECTING, self._now_s())
         self._changed.set()
 
     def finish(self, reason: EndReason) -> None:
-        """Begin the end; the first reason stays."""
+        """Begin to close. The first reason stays."""
         if self.machine.finish(reason, self._now_s()):
             self._changed.set()
 
-    async def add_candidate(self, candidate: Candidate | None) -> None:
-        """A candidate of the viewer's; None is one of a kind that is of no use, but counts.
+    async def add_candidate(self, candidate: Candidate | LocalName | None) -> None:
+        """Add a candidate of the viewer. None: a candidate that cannot be used.
 
-        Raises: Rejected: `rate_limited`, more than a session may have.
+        Only usable ones count, so that relays, which come last, still fit.
+        Raises: Rejected: `rate_limited`, the session has as many as it may.
         """
-        if self._candidates >= CANDIDATES_LIMIT:
-            raise Rejected(Code.RATE_LIMITED, f"a session takes {CANDIDATES_LIMIT} candidates")
-        self._candidates += 1
         if candidate is None:
             return
-        if self._answered and self.peer is not None:
-            await self.peer.add_candidate(candidate)
+        if isinstance(candidate, LocalName):
+            if self._names == LOCAL_NAMES_LIMIT:
+                return
+            self._names += 1
+        elif self._candidates >= CANDIDATES_LIMIT:
+            raise Rejected(Code.RATE_LIMITED, f"a session takes {CANDIDATES_LIMIT} candidates")
         else:
-            self._held.append(candidate)
+            self._candidates += 1
+        if self._answered and self.peer is not None:
+            await self._pass_on(self.peer, candidate)
+        else:
+            self._early_candidates.append(candidate)
 
-    async def take_held(self, peer: Peer) -> None:
-        """Hand on the candidates that came before the answer was made."""
-        while self._held:
-            await peer.add_candidate(self._held.pop(0))
+    async def add_early_candidates(self, peer: Peer) -> None:
+        """Pass on the candidates that arrived before the answer was made."""
+        while self._early_candidates:
+            await self._pass_on(peer, self._early_candidates.pop(0))
 
-    async def see_through(self) -> None:
-        """Wait for its end, by whatever comes first, then close its peer. Every wait has a deadline."""
+    async def _pass_on(self, peer: Peer, candidate: Candidate | LocalName) -> None:
+        if isinstance(candidate, LocalName):
+            peer.add_local_name(candidate)
+        elif not await peer.add_candidate(candidate):
+            self._candidates -= 1
+
+    async def run(self) -> None:
+        """Wait until the session ends, then close its peer. Every wait has a deadline."""
         try:
             while self.machine.phase is not Phase.CLOSING:
                 await self._wait()
@@ -138,7 +160,12 @@ class Session:
             async with asyncio.timeout(self.machine.deadlines.closing_s):
                 await self.peer.close()
         except TimeoutError:
-            log.error("the connection did not close within %.0f s", self.machine.deadlines.closing_s)  # noqa: TRY400
+            log.error("connection did not close after_s=%.0f", self.machine.deadlines.closing_s)
+
+    @property
+    def place(self) -> Place:
+        phase = self.machine.phase
+        return Place(self.id, self.owner.proven, phase is Phase.LIVE, phase in {Phase.CLOSING, Phase.CLOSED})
 
     def info(self) -> SessionInfo:
         return SessionInfo(
@@ -153,7 +180,7 @@ class Session:
         )
 
     async def _wait(self) -> None:
-        """Until something changed, the phase is overdue, or a sample is due."""
+        """Wait until something changed, the phase is overdue, or a sample is due."""
         deadline_s = self.machine.deadline_s()
         live = self.machine.phase is Phase.LIVE
         try:

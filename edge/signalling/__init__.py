@@ -1,1 +1,1 @@
-"""What the messages mean: commands in, replies, status and events out, the shadow, tokens."""
+"""The meaning of the messages: commands, replies, status, events, the shadow and tokens."""

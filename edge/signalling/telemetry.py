@@ -1,8 +1,9 @@
-"""Figures, now and then."""
+"""Publishes telemetry at regular intervals."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from edge.contract.topics import Topics
     from edge.signalling.outbox import Outbox
 
+log = logging.getLogger(__name__)
+
 
 class TelemetryBeat:
-    """Sends telemetry every `every_s`, link or no link: what cannot be sent is not sent later.
+    """Publishes telemetry every `every_s`. Without a link it is lost: it is not sent later.
 
-    Each device has moments of its own, drawn at its start: many that start together, or whose broker does, do not
-    send together.
+    The first wait is random, so that devices that start at the same time do not send at the same time.
     """
 
     def __init__(self, outbox: Outbox, topics: Topics, telemetry: Callable[[], Telemetry], every_s: float) -> None:
@@ -33,5 +35,10 @@ class TelemetryBeat:
         ready.set()
         await asyncio.sleep(random.random() * self._every_s)  # noqa: S311  jitter
         while True:
-            self._outbox.put(Message(self._topic, self._telemetry().model_dump_json().encode()))
+            try:
+                payload = self._telemetry().model_dump_json().encode()
+            except Exception:
+                log.exception("telemetry left out because of a bug")
+            else:
+                self._outbox.put(Message(self._topic, payload), "telemetry")
             await asyncio.sleep(self._every_s)

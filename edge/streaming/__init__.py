@@ -1,1 +1,1 @@
-"""From one encode to many viewers: the hub, the senders, the peers. The only room that says aiortc."""
+"""From one encode to many viewers: hub, senders and peers. The only package that imports aiortc."""

@@ -1,16 +1,18 @@
-"""The encodes' distribution: every access unit to every sender of its quality, keyframes asked for once for all."""
+"""Distributes the access units of both encodes to the senders, and requests keyframes for all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from edge.contract.codes import Code
 from edge.core.access_unit import Quality
-from edge.core.keyframes import KeyframeRequests, ViewerWishes
+from edge.core.capture_clock import CaptureClock, rtp_ticks
+from edge.core.keyframes import KeyframeRequests, ViewerRequests
 from edge.core.lateness import Lateness
+from edge.core.log_limit import LogLimit
 from edge.errors import CameraUnavailable, Rejected
 
 if TYPE_CHECKING:
@@ -21,23 +23,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TELL_LATE_S = 10.0
-_NS_PER_90K_NUM, _NS_PER_90K_DEN = 9, 100_000
+_LOG_LATE_S = 10.0
+_LOG_JUMPS_S = 600.0
 
 
 class Sender(Protocol):
-    """One viewer's way out, pushed access units. Event loop only, never blocks, never raises."""
+    """Sends access units to one viewer. Event loop only; never blocks, never raises."""
 
     @property
     def dropped(self) -> int:
-        """Access units that this viewer was not sent, since it was too slow."""
+        """Access units that were not sent because the viewer was too slow."""
 
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
-        """Send, queue or drop. False: this viewer can go on only from a keyframe, and could take one now."""
+        """Send, queue or drop. False: this viewer needs a keyframe to continue, and could take one now."""
 
 
 class Encodes(Protocol):
-    """The camera, as far as its encodes are asked for something. None of these waits."""
+    """What the hub requests from the camera. No method waits."""
 
     def request_keyframe(self, quality: Quality) -> None: ...
 
@@ -48,39 +50,40 @@ class Encodes(Protocol):
 class _Encode:
     lateness: Lateness
     requests: KeyframeRequests = field(default_factory=KeyframeRequests)
-    last_ns: int = 0
+    clock: CaptureClock = field(default_factory=CaptureClock)
 
 
 @dataclass(slots=True)
-class _Seat:
-    """One sender: what it gets, what it is to get from the next keyframe of that on, and who waits for that."""
+class _Subscription:
+    """One sender: the quality that it gets, the one that it changes to at that quality's next keyframe, and waiters."""
 
     quality: Quality
-    wanted: Quality
+    target: Quality
     last_pts_90k: int = -1
-    wishes: ViewerWishes = field(default_factory=ViewerWishes)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    requests: ViewerRequests = field(default_factory=ViewerRequests)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
-    def arrive(self, trouble: Exception | None = None) -> None:
-        waiting, self.waiting = self.waiting, []
-        for moved in waiting:
-            if moved.done():
+    def resolve(self, error: Exception | None = None) -> None:
+        """End the change of quality for everything that waits for it."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if waiter.done():
                 continue
-            if trouble is None:
-                moved.set_result(None)
+            if error is None:
+                waiter.set_result(None)
             else:
-                moved.set_exception(trouble)
+                waiter.set_exception(error)
 
 
 class Hub:
-    """The senders of all qualities.
+    """Knows the senders of both qualities.
 
-    A keyframe of a quality is asked for at most once per half second, however many wish, sooner for one that joins; for
-    one that loses again and again every four seconds, or every second where it watches alone. `now_s` is the monotonic
-    clock, `frame_s` of each quality.
-    SD is encoded while a sender gets it or is to. Timestamps come from the capture clock, one for both, so that they do
-    not care how the access units were scheduled on the way; one that does not advance (a fault of the encoder) is
-    dropped and counted: a receiver would see a jump back.
+    A keyframe of a quality is requested at most twice per second for all viewers together, and sooner for a viewer that
+    joins. Repeated requests of one viewer back off.
+    SD is encoded only while a sender gets it or changes to it.
+    Timestamps come from the capture clock, so that delays on the way do not affect them. Both qualities share one time
+    base. Capture times that jump or repeat are corrected and counted as `capture_time_jumps`.
+    `now_s`: the monotonic clock. `frame_s`: the frame time of each quality.
     """
 
     def __init__(
@@ -94,140 +97,149 @@ class Hub:
         self._now_s = now_s
         self._counters = counters
         self._encodes = {quality: _Encode(Lateness(frame_s[quality])) for quality in Quality}
-        self._seats: dict[Sender, _Seat] = {}
+        self._subscriptions: dict[Sender, _Subscription] = {}
         self._epoch_ns: int | None = None
-        self._sd_lives = True
-        self._told_late_s = float("-inf")
-        self._late = 0
+        self._sd_available = True
+        self._late = LogLimit(_LOG_LATE_S)
+        self._jumps = LogLimit(_LOG_JUMPS_S)
 
     def join(self, sender: Sender, quality: Quality) -> None:
-        """From now on this sender is pushed to; a keyframe is asked for, for it."""
-        self._seats[sender] = _Seat(quality, quality)
-        self._count()
-        self._wish(quality, joins=True)
+        """Push to this sender from now on, and request a keyframe for it."""
+        self._subscriptions[sender] = _Subscription(quality, quality)
+        self._update_sd()
+        self._request(quality, joins=True)
 
     def leave(self, sender: Sender) -> None:
-        """Idempotent."""
-        seat = self._seats.pop(sender, None)
-        if seat is not None:
+        """Stop pushing to this sender. Idempotent."""
+        subscription = self._subscriptions.pop(sender, None)
+        if subscription is not None:
             self._counters["units_dropped"] += sender.dropped
-            seat.arrive(CameraUnavailable("the viewer has gone"))
-            self._count()
+            subscription.resolve(CameraUnavailable("the viewer has disconnected"))
+            self._update_sd()
 
     def quality_of(self, sender: Sender) -> Quality | None:
-        """What a sender gets now; None: it has not joined."""
-        seat = self._seats.get(sender)
-        return seat.quality if seat else None
+        """Return the quality that a sender gets now; None: it has not joined."""
+        subscription = self._subscriptions.get(sender)
+        return subscription.quality if subscription else None
 
     async def switch(self, sender: Sender, quality: Quality) -> None:
-        """Give a sender the other quality, from its next keyframe on; returns when it got that. It misses no picture.
+        """Change a sender to the other quality at its next keyframe; no picture is missed. Returns after the change.
 
-        Raises: CameraUnavailable: the quality cannot be had, or the sender has left. Rejected: `rate_limited`, a later
-        change to another quality replaced this one. Cancelled: it stays as it was.
+        Raises: CameraUnavailable: the quality is not available, or the sender left. Rejected: `rate_limited`, a later
+        change to another quality replaced this one. If cancelled, the quality stays as it was.
         """
-        seat = self._seats.get(sender)
-        if seat is None:
-            raise CameraUnavailable("the viewer has gone")
-        if seat.wanted is not quality:
-            seat.arrive(Rejected(Code.RATE_LIMITED, f"a later change, to {quality}, replaced this one"))
-            seat.wanted = quality
-            self._count()
-        if seat.quality is quality:
+        subscription = self._subscriptions.get(sender)
+        if subscription is None:
+            raise CameraUnavailable("the viewer has disconnected")
+        if subscription.target is not quality:
+            subscription.resolve(Rejected(Code.RATE_LIMITED, f"a later change, to {quality}, replaced this one"))
+            subscription.target = quality
+            self._update_sd()
+        if subscription.quality is quality:
             return
-        moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        seat.waiting.append(moved)
-        self._wish(quality)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        subscription.waiters.append(waiter)
+        self._request(quality)
         try:
-            await moved
+            await waiter
         finally:
-            if moved in seat.waiting:  # given up
-                seat.waiting.remove(moved)
-                if not seat.waiting:
-                    seat.wanted = seat.quality
-                    self._count()
+            if waiter in subscription.waiters:  # cancelled
+                subscription.waiters.remove(waiter)
+                if not subscription.waiters:
+                    subscription.target = subscription.quality
+                    self._update_sd()
 
-    def no_sd(self, why: str) -> None:
-        """SD is not encoded any more: whoever has it or waits for it gets HD."""
-        self._sd_lives = False
-        for seat in self._seats.values():
-            if seat.wanted is Quality.SD:
-                seat.wanted = Quality.HD
-                seat.arrive(CameraUnavailable(f"SD cannot be encoded: {why}"))
-        self._count()
-        self._wish(Quality.HD)
+    def sd_failed(self, reason: str) -> None:
+        """SD is no longer encoded: every sender that gets it or waits for it gets HD."""
+        self._sd_available = False
+        for subscription in self._subscriptions.values():
+            if subscription.target is Quality.SD:
+                subscription.target = Quality.HD
+                subscription.resolve(CameraUnavailable(f"SD cannot be encoded: {reason}"))
+        self._update_sd()
+        self._request(Quality.HD)
 
-    def wish_keyframe(self, sender: Sender) -> None:
-        """A viewer needs a keyframe: it lost packets (PLI, FIR)."""
-        seat = self._seats.get(sender)
-        if seat is not None and seat.wishes.wish(self._now_s(), alone=self._alone(seat.quality)):
-            self._wish(seat.quality)
+    def request_keyframe(self, sender: Sender) -> None:
+        """Request a keyframe for a viewer that lost packets (PLI, FIR)."""
+        subscription = self._subscriptions.get(sender)
+        if subscription is not None and subscription.requests.request(
+            self._now_s(), sole=self._sole(subscription.quality)
+        ):
+            self._request(subscription.quality)
 
     def push(self, unit: AccessUnit) -> None:
-        """Distribute; called by the camera part for every access unit."""
+        """Distribute an access unit of the camera."""
         encode = self._encodes[unit.quality]
+        unit = self._correct(unit, encode.clock)
         if self._epoch_ns is None:
             self._epoch_ns = unit.captured_ns
-        if unit.captured_ns <= encode.last_ns or unit.captured_ns < self._epoch_ns:
-            self._counters["units_out_of_order"] += 1
-            return
-        encode.last_ns = unit.captured_ns
-        pts_90k = (unit.captured_ns - self._epoch_ns) * _NS_PER_90K_NUM // _NS_PER_90K_DEN
+        pts_90k = rtp_ticks(unit.captured_ns - self._epoch_ns)
         if unit.keyframe:
-            encode.requests.came()
-        wished = self._give(unit, pts_90k)
+            encode.requests.delivered()
+        needed = self._distribute(unit, pts_90k)
         if unit.keyframe:
-            self._sd_lives |= unit.quality is Quality.SD
-            self._count()
-        if self._seats:
-            self._judge(unit, encode.lateness)
-        if wished:
-            self._wish(unit.quality)
+            self._sd_available |= unit.quality is Quality.SD
+            self._update_sd()
+        if self._subscriptions and not encode.clock.corrected:
+            self._check_lateness(unit, encode.lateness)
+        if needed:
+            self._request(unit.quality)
         elif encode.requests.due(self._now_s()):
-            self._ask(unit.quality)
+            self._ask_camera(unit.quality)
 
-    def _give(self, unit: AccessUnit, pts_90k: int) -> bool:
-        """Push to those who get this quality, or do from now on; True: somebody needs a keyframe, and may have one."""
-        wished = False
-        for sender, seat in self._seats.items():
-            if unit.keyframe and seat.quality is not unit.quality and seat.wanted is unit.quality:
-                seat.quality = unit.quality
-                seat.arrive()
-            if seat.quality is unit.quality:
-                # The other quality of this very picture may have gone out: two pictures never share a timestamp.
-                seat.last_pts_90k = max(pts_90k, seat.last_pts_90k + 1)
-                on_way = sender.push(unit, seat.last_pts_90k)
+    def _distribute(self, unit: AccessUnit, pts_90k: int) -> bool:
+        """Push to the senders of this quality. Returns whether one needs a keyframe and may request it now."""
+        needed = False
+        for sender, subscription in self._subscriptions.items():
+            if unit.keyframe and subscription.quality is not unit.quality and subscription.target is unit.quality:
+                subscription.quality = unit.quality
+                subscription.resolve()
+            if subscription.quality is unit.quality:
+                # After a change, the other quality of the same picture may have been sent: timestamps never repeat.
+                subscription.last_pts_90k = max(pts_90k, subscription.last_pts_90k + 1)
+                continues = sender.push(unit, subscription.last_pts_90k)
                 if unit.keyframe:
-                    seat.wishes.came()
-                if not on_way or seat.wishes.pending:
-                    wished |= seat.wishes.wish(self._now_s(), alone=self._alone(unit.quality))
-        return wished
+                    subscription.requests.delivered()
+                if not continues or subscription.requests.pending:
+                    needed |= subscription.requests.request(self._now_s(), sole=self._sole(unit.quality))
+        return needed
 
-    def _alone(self, quality: Quality) -> bool:
-        """Whether no more than one sender gets this encode."""
-        return sum(seat.quality is quality for seat in self._seats.values()) < 2
+    def _sole(self, quality: Quality) -> bool:
+        """Return whether at most one sender gets this quality."""
+        return sum(subscription.quality is quality for subscription in self._subscriptions.values()) < 2
 
-    def _judge(self, unit: AccessUnit, lateness: Lateness) -> None:
-        """Count what left late; say so, now and then: a thread that computes in this process holds up every viewer."""
+    def _correct(self, unit: AccessUnit, clock: CaptureClock) -> AccessUnit:
+        now_s, jumps = self._now_s(), clock.jumps
+        captured_ns = clock.correct(unit.captured_ns, int(now_s * 1e9))
+        if clock.jumps > jumps:
+            self._counters["capture_time_jumps"] += 1
+            if count := self._jumps.due(now_s):
+                off_s = unit.captured_ns / 1e9 - now_s
+                log.warning("capture time jumped quality=%s off_s=%.3f count=%d", unit.quality, off_s, count)
+        return unit if captured_ns == unit.captured_ns else replace(unit, captured_ns=captured_ns)
+
+    def _check_lateness(self, unit: AccessUnit, lateness: Lateness) -> None:
+        """Count and log late access units: a thread that computes in this process delays every viewer."""
         now_s = self._now_s()
-        if lateness.late(now_s - unit.captured_ns / 1e9):
+        age_s = now_s - unit.captured_ns / 1e9
+        if age_s >= 0 and lateness.late(age_s):
             self._counters["late_frames"] += 1
-            self._late += 1
-        if self._late and now_s - self._told_late_s >= _TELL_LATE_S:
-            self._told_late_s, late = now_s, self._late
-            self._late = 0
-            log.warning("%d pictures left more than a frame's time late: is something computing in this process?", late)
+            if count := self._late.due(now_s):
+                log.warning("frames left late count=%d; is the CPU overloaded?", count)
 
-    def _count(self) -> None:
-        wanted = any(seat.wanted is Quality.SD for seat in self._seats.values())
-        # Who is to get HD still gets SD until HD's keyframe, if there is any SD.
-        leaving = self._sd_lives and any(seat.quality is Quality.SD for seat in self._seats.values())
-        self._camera.encode_sd(on=wanted or leaving)
+    def _update_sd(self) -> None:
+        needed = any(subscription.target is Quality.SD for subscription in self._subscriptions.values())
+        # A sender that changes to HD still gets SD until HD's next keyframe.
+        leaving = self._sd_available and any(
+            subscription.quality is Quality.SD for subscription in self._subscriptions.values()
+        )
+        self._camera.encode_sd(on=needed or leaving)
 
-    def _wish(self, quality: Quality, *, joins: bool = False) -> None:
+    def _request(self, quality: Quality, *, joins: bool = False) -> None:
         self._counters["keyframe_wishes"] += 1
-        if self._encodes[quality].requests.wish(self._now_s(), joins=joins):
-            self._ask(quality)
+        if self._encodes[quality].requests.request(self._now_s(), joins=joins):
+            self._ask_camera(quality)
 
-    def _ask(self, quality: Quality) -> None:
+    def _ask_camera(self, quality: Quality) -> None:
         self._counters["keyframe_requests"] += 1
         self._camera.request_keyframe(quality)

@@ -1,4 +1,4 @@
-"""Access units as packets, made once and kept once for all viewers."""
+"""Access units as packets, made once for all viewers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge.core.access_unit import Quality
+from edge.core.log_limit import LogLimit
 from edge.core.pacing import EncodeRate
 from edge.core.packetizer import packetize
 
@@ -22,32 +23,30 @@ log = logging.getLogger(__name__)
 
 MARKER = 0x80
 _UDP_SEGMENT = 103  # linux/udp.h
-_RUN_SEGMENTS = 20
-"""Packets for one system call: the kernel takes 64, a Wi-Fi link about as many in one turn."""
+_BATCH_PACKETS = 20
+"""Packets per system call. The kernel allows 64; a Wi-Fi link sends about 20 in one turn."""
 _NTP_EPOCH_S = 2_208_988_800
 _PAUSE_NS = 5_000_000_000
+_LOG_FAILURES_S = 10.0
 
 Packet = tuple[int, int, int]
-"""Where a packet lies in its sheet, its bytes with the header and without the tag that protection adds, its marker bit.
-
-A plain tuple: there are hundreds a second.
-"""
+"""Offset in its buffer, size with header and without SRTP's tag, marker bit. A plain tuple, for speed."""
 
 
-class Run(NamedTuple):
-    """Packets that leave in one system call: all of one size, but for a shorter last one."""
+class Batch(NamedTuple):
+    """Packets that are sent in one system call: all of one size, except for a shorter last one."""
 
     stop: int
-    """The packet after the last."""
+    """The index after the last packet."""
     segment_bytes: int
     ancillary: list[tuple[int, int, bytes]]
-    """What tells the kernel where to cut."""
+    """The size for the kernel (UDP_SEGMENT)."""
 
 
-class Sheet:
-    """All packets of an access unit, one behind the other, with gaps for header and tag; to be copied and filled in."""
+class PacketBuffer:
+    """All packets of an access unit in one buffer, with gaps for header and tag; senders copy it and fill the gaps."""
 
-    __slots__ = ("data", "packets", "runs", "size_bytes")
+    __slots__ = ("batches", "data", "packets", "size_bytes")
 
     def __init__(self, payloads: Sequence[bytes], header_bytes: int, tag_bytes: int) -> None:
         self.data = memoryview(bytes(tag_bytes + header_bytes).join([b"", *payloads, b""]))
@@ -60,53 +59,53 @@ class Sheet:
         packets[-1] = (*packets[-1][:2], MARKER)
         self.size_bytes = offset - tag_bytes
         self.packets = tuple(packets)
-        self.runs = _runs([plain_bytes + tag_bytes for _, plain_bytes, _ in packets])
+        self.batches = _batches([plain_bytes + tag_bytes for _, plain_bytes, _ in packets])
 
 
-def _runs(sizes: list[int]) -> tuple[Run, ...]:
-    cuts = [0]
+def _batches(sizes: list[int]) -> tuple[Batch, ...]:
+    starts = [0]
     for at in range(1, len(sizes)):
-        segment = sizes[cuts[-1]]
-        # A shorter packet ends its run.
-        if sizes[at] > segment or sizes[at - 1] < segment or at - cuts[-1] >= _RUN_SEGMENTS:
-            cuts.append(at)
+        segment = sizes[starts[-1]]
+        # A shorter packet ends its batch.
+        if sizes[at] > segment or sizes[at - 1] < segment or at - starts[-1] >= _BATCH_PACKETS:
+            starts.append(at)
     return tuple(
-        Run(stop, sizes[first], [(socket.IPPROTO_UDP, _UDP_SEGMENT, sizes[first].to_bytes(2, sys.byteorder))])
-        for first, stop in zip(cuts, [*cuts[1:], len(sizes)], strict=True)
+        Batch(stop, sizes[first], [(socket.IPPROTO_UDP, _UDP_SEGMENT, sizes[first].to_bytes(2, sys.byteorder))])
+        for first, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)
     )
 
 
 class Packets:
-    """One access unit's payloads, and the sheets that viewers asked for: those with the same gaps share one."""
+    """The payloads of one access unit, and their buffers; viewers with the same header and tag size share one."""
 
-    __slots__ = ("_sheets", "captured_ntp", "encode_bps", "payloads")
+    __slots__ = ("_buffers", "captured_ntp", "encode_bps", "payloads")
 
     def __init__(self, payloads: list[bytes], captured_ntp: int, encode_bps: float) -> None:
         self.encode_bps = encode_bps
         self.payloads = payloads
         self.captured_ntp = captured_ntp
-        """The wall clock at the capture in NTP's 64 bits, for all viewers the same."""
-        self._sheets: dict[tuple[int, int], Sheet] | None = {}
+        """The wall clock at the capture, in the 64 bits of NTP."""
+        self._buffers: dict[tuple[int, int], PacketBuffer] | None = {}
 
-    def sheet(self, header_bytes: int, tag_bytes: int) -> Sheet:
-        gaps = header_bytes, tag_bytes
-        if self._sheets is None:
-            return Sheet(self.payloads, *gaps)
-        sheet = self._sheets.get(gaps)
-        if sheet is None:
-            sheet = self._sheets[gaps] = Sheet(self.payloads, *gaps)
-        return sheet
+    def buffer(self, header_bytes: int, tag_bytes: int) -> PacketBuffer:
+        sizes = header_bytes, tag_bytes
+        if self._buffers is None:
+            return PacketBuffer(self.payloads, *sizes)
+        buffer = self._buffers.get(sizes)
+        if buffer is None:
+            buffer = self._buffers[sizes] = PacketBuffer(self.payloads, *sizes)
+        return buffer
 
-    def forget_sheets(self) -> None:
-        """A newer access unit is on its way: for resending, the payloads are enough."""
-        self._sheets = None
+    def release_buffers(self) -> None:
+        """Free the buffers when a newer access unit exists; retransmissions need only the payloads."""
+        self._buffers = None
 
 
 class Packetizer:
-    """Makes `Packets`, once for each access unit, however many viewers ask. `limit_bytes`: of a payload.
+    """Makes the `Packets` of each access unit once, for all viewers. `limit_bytes`: the maximum size of a payload.
 
-    The wall clock is read when pictures begin to come, and not again while they do: one that is set meanwhile (a
-    Raspberry Pi has no battery for it) would be seen as a jump in the middle of a stream.
+    The wall clock is read when pictures begin, and again only after a pause. A Raspberry Pi sets its clock after it
+    started; viewers would see that as a jump within the stream.
     """
 
     def __init__(self, limit_bytes: int, counters: Counter[str]) -> None:
@@ -114,24 +113,28 @@ class Packetizer:
         self._counters = counters
         self._latest: dict[Quality, tuple[AccessUnit, Packets | None]] = {}
         self._rates = {quality: EncodeRate() for quality in Quality}
+        self._failures = LogLimit(_LOG_FAILURES_S)
         self._captured_ns = 0
-        self._ntp_ahead_ns = 0
+        self._ntp_offset_ns = 0
 
     def packets(self, unit: AccessUnit) -> Packets | None:
-        """None: it cannot be sent, which is logged and counted as `frames_unsendable`, once."""
+        """Return the packets; None: the unit is invalid, which is counted once as `frames_unsendable`, and logged."""
         latest, packets = self._latest.get(unit.quality, (None, None))
         if latest is unit:
             return packets
         if packets is not None:
-            packets.forget_sheets()
+            packets.release_buffers()
         try:
             payloads = packetize(unit.payload, self._limit_bytes)
             rate = self._rates[unit.quality]
             if not unit.keyframe:
-                rate.made(len(unit.payload), unit.captured_ns / 1e9)
+                rate.add(len(unit.payload), unit.captured_ns / 1e9)
             packets = Packets(payloads, self._ntp(unit.captured_ns), rate.bps)
         except ValueError as exc:
-            log.error("an access unit cannot be sent: %s", exc)  # noqa: TRY400
+            if count := self._failures.due(unit.captured_ns / 1e9):
+                log.error(
+                    "access unit could not be packetized quality=%s error=%r count=%d", unit.quality, str(exc), count
+                )
             self._counters["frames_unsendable"] += 1
             packets = None
         self._latest[unit.quality] = unit, packets
@@ -140,6 +143,6 @@ class Packetizer:
     def _ntp(self, captured_ns: int) -> int:
         """Source: RFC 5905, 6."""
         if captured_ns - self._captured_ns > _PAUSE_NS:
-            self._ntp_ahead_ns = time.time_ns() - time.monotonic_ns() + _NTP_EPOCH_S * 1_000_000_000
+            self._ntp_offset_ns = time.time_ns() - time.monotonic_ns() + _NTP_EPOCH_S * 1_000_000_000
         self._captured_ns = captured_ns
-        return ((captured_ns + self._ntp_ahead_ns << 32) // 1_000_000_000) & 0xFFFFFFFFFFFFFFFF
+        return ((captured_ns + self._ntp_offset_ns << 32) // 1_000_000_000) & 0xFFFFFFFFFFFFFFFF

@@ -1,4 +1,4 @@
-"""The project's own sender: one viewer's packets, from shared payloads, with as little work a packet as can be."""
+"""This project's own sender: sends one viewer's packets from shared payloads, with little work per packet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import logging
 import secrets
 import struct
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -21,51 +20,56 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge.core.access_unit import AccessUnit
-    from edge.streaming.aiortc_private import RtpPath
-    from edge.streaming.packets import Packetizer, Packets, Run, Sheet
+    from edge.streaming.aiortc_rtp import RtpPath
+    from edge.streaming.packets import Batch, PacketBuffer, Packetizer, Packets
 
 log = logging.getLogger(__name__)
 
 _EXTENSION_PROFILE = 0xBEDE
 _HISTORY_S = 1.5
 _RESENT_PER_S, _RESENT_BURST = 250, 300
-"""A tenth of 4 Mbit/s lost is 40 packets a second; who asks for all again gets no second stream."""
-_AGAIN_S = 0.05
+"""10 % loss at 4 Mbit/s is 40 packets per second. A viewer that requests everything again gets no second stream."""
+_RESEND_INTERVAL_S = 0.05
 _FULL = {errno.EAGAIN, errno.EINTR, errno.ENOBUFS}
 _MID_BYTES = 6
-"""Of the longest that is told: browsers name their sections 0, 1 or video, and each packet has to carry it."""
+"""The longest MID that is sent. Browsers use 0, 1 or video, and each packet carries it."""
 _NO_SEGMENTATION = {errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EMSGSIZE}
 
 
 class _Outgoing:
-    """An access unit on its way to one viewer, and then its history."""
+    """An access unit that is being sent to one viewer, kept afterwards for retransmissions."""
 
-    __slots__ = ("first", "left_s", "packets", "resent_s", "run", "sent", "timestamp")
+    __slots__ = ("batch", "extensions", "first_sequence", "packets", "resent_s", "sent", "sent_s", "timestamp")
 
-    def __init__(self, packets: Packets, first: int, timestamp: int, now_s: float) -> None:
+    def __init__(self, packets: Packets, first_sequence: int, timestamp: int, now_s: float) -> None:
         self.packets = packets
-        self.first = first
-        """The sequence number of its first packet."""
+        self.first_sequence = first_sequence
         self.timestamp = timestamp
-        self.left_s = now_s
-        """When the last of it left, so far."""
+        self.sent_s = now_s
+        """When its last packet was sent, so far."""
         self.resent_s: dict[int, float] = {}
-        """When a packet was last sent again."""
-        self.run = 0
+        """When each packet was last sent again."""
+        self.extensions: list[tuple[int, bytes]] = []
+        """The header extensions that were sent, each with the number of the first packet that carried it.
+
+        Only for a viewer without RTX.
+        """
+        self.batch = 0
         self.sent = 0
-        """How many packets have left; also where the rest was cut off."""
+        """The number of packets sent; the rest was dropped if the access unit is finished."""
 
 
 class RtpSender:
-    """A viewer's lane and its way out. Event loop only; never blocks, never raises.
+    """One viewer's lane, pacer and retransmissions. Event loop only; never blocks, never raises.
 
-    The first access units may be pushed before there is a path. What the socket does not take at once costs the rest of
-    that access unit; the viewer goes on at the next keyframe. `failed` is called once where it cannot go on at all.
+    Access units may be pushed before there is a path. If the socket is full, the rest of the access unit is dropped,
+    and the viewer continues at the next keyframe.
     `counters` counts `frames_cut` (the socket was full), `segmentation_refused`, `retransmissions`,
     `packets_not_resent`, `datagrams_failed`, `sender_bugs`.
     """
 
-    failed: Callable[[], None] = staticmethod(lambda: None)
+    ended: Callable[[], None] = staticmethod(lambda: None)
+    """Called once when sending ended by a bug, or because aiortc stopped it."""
 
     def __init__(
         self,
@@ -84,9 +88,9 @@ class RtpSender:
         self._path: RtpPath | None = None
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._current: tuple[_Outgoing, Sheet] | None = None
+        self._current: tuple[_Outgoing, PacketBuffer] | None = None
         self._history: deque[_Outgoing] = deque()
-        # Below half, so that the roll-over comes late: a receiver that missed the first packets counts it wrong.
+        # In the lower half: a receiver that misses the first packets and an early roll-over cannot decrypt.
         self._sequence = secrets.randbelow(1 << 15)
         self._rtx_sequence = secrets.randbelow(1 << 15)
         self._timestamp_base = secrets.randbits(32)
@@ -95,6 +99,7 @@ class RtpSender:
         self._estimated = False
         self._encode_bps = 0.0
         self._resending = Budget(per_s=_RESENT_PER_S, burst=_RESENT_BURST)
+        self._lookups = Budget(per_s=2 * _RESENT_PER_S, burst=2 * _RESENT_BURST)
 
     @property
     def dropped(self) -> int:
@@ -105,37 +110,37 @@ class RtpSender:
             return True
         packets = self._packetizer.packets(unit)
         if packets is None:
-            self._lane.cut()  # nothing that follows is of use to a viewer that never saw this one
+            self._lane.reset()  # the following pictures depend on this one
             return False
         self._encode_bps = packets.encode_bps
-        on_way = self._lane.push((packets, pts_90k), keyframe=unit.keyframe)
+        queued = self._lane.push((packets, pts_90k), keyframe=unit.keyframe)
         if self._path is not None and self._timer is None:
             self._send()
-        if on_way or self._path is None:
-            return on_way
-        # While older packets wait for their turn, or the way is closed, a keyframe could only wait, too.
-        return self._timer is not None or not self._path.open
+        if queued or self._path is None:
+            return queued
+        # While older packets wait, or the path is down, a keyframe could only wait, too.
+        return self._timer is not None or not self._path.refresh()
 
     def connect(self, path: RtpPath) -> None:
-        """Packets can leave from now on."""
+        """Send on this path from now on."""
         self._path = path
         self._extension = HeaderExtension(path.extensions, path.mid, self._playout_delay_ms)
-        path.wear(self._extension.bytes)
+        path.set_extension_size(self._extension.bytes)
         self._send()
 
-    def estimate(self, bitrate_bps: int) -> None:
-        """What the viewer says that its path carries (REMB)."""
-        now_s = time.monotonic()
-        self._estimate.told(bitrate_bps, sent_bytes=self._sent_bytes, encode_bps=self._encode_bps, now_s=now_s)
+    def report_bandwidth(self, bitrate_bps: int) -> None:
+        """Take the viewer's bandwidth estimate (REMB)."""
+        now_s = self._loop.time()
+        self._estimate.update(bitrate_bps, sent_bytes=self._sent_bytes, encode_bps=self._encode_bps, now_s=now_s)
         self._estimated = True
-        self._pacer.path(self._estimate.bps(now_s))
+        self._pacer.set_path(self._estimate.bps(now_s))
 
-    def lost(self, share: float) -> None:
-        """What the viewer reports as lost (0..1)."""
-        self._estimate.lost(share)
+    def report_loss(self, fraction: float) -> None:
+        """Take the fraction of packets that the viewer reports as lost (0..1)."""
+        self._estimate.report_loss(fraction)
 
     def close(self) -> None:
-        """Nothing leaves any more. Idempotent."""
+        """Stop sending. Idempotent."""
         self._closed = True
         self._path = self._current = None
         self._history.clear()
@@ -143,69 +148,86 @@ class RtpSender:
             self._timer.cancel()
             self._timer = None
 
+    def end(self) -> None:
+        """The engine (aiortc) stopped sending to this viewer. Idempotent."""
+        if not self._closed:
+            self.close()
+            # Later: the hub may be iterating over its senders.
+            self._loop.call_soon(self.ended)
+
     def fail(self) -> None:
-        """In an exception's handler: a bug. This viewer's session ends; nobody else notices."""
-        log.exception("a bug in the sender")  # noqa: LOG004  called in a handler
+        """End sending to this viewer after a bug; called in an exception handler."""
+        log.exception("sender failed because of a bug")  # noqa: LOG004
         self._counters["sender_bugs"] += 1
-        self.close()
-        # Not now: it may be in the middle of what is pushed to all.
-        self._loop.call_soon(self.failed)
+        self.end()
 
     def retransmit(self, sequence: int) -> None:
-        """Send a lost packet again, under RTX's own number (RFC 4588). A viewer that knows no RTX gets none."""
-        path = self._path
-        if path is None or path.rtx_payload_type is None or not path.open:
+        """Send a lost packet again: as an RTX packet (RFC 4588), or unchanged to a viewer without RTX (RFC 4585)."""
+        path, now_s = self._path, self._loop.time()
+        # Checked first: a viewer that floods the device with requests must not cost the others anything.
+        if path is None or not self._lookups.take(now_s) or not path.refresh():
             return
-        now_s = time.monotonic()
-        lost = self._lost(sequence, now_s, path.rtt_s)
-        # What is sent again has its place in the pace; a path that loses all would only be flooded.
+        lost = self._find(sequence, now_s, path.rtt_s)
+        # Retransmissions count against the pace, or they would flood a path that loses everything.
         if lost is None or not self._pacer.may_resend(now_s) or not self._resending.take(now_s):
             self._counters["packets_not_resent"] += 1
             return
         outgoing, number = lost
         outgoing.resent_s[number] = now_s
-        payloads = outgoing.packets.payloads
-        datagram = path.protect_again(
-            payloads[number],
-            marker=MARKER if number == len(payloads) - 1 else 0,
-            sequence=self._rtx_sequence,
-            timestamp=outgoing.timestamp,
-            extension=self._extension.at(now_s, outgoing.packets.captured_ntp),
-            original=sequence,
-        )
-        self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
         try:
+            datagram = self._retransmission(path, outgoing, number, sequence, now_s)
             path.send_datagram(datagram)
         except OSError:
             self._counters["packets_not_resent"] += 1
         else:
             self._counters["retransmissions"] += 1
-            self._left(len(datagram))
+            self._count_sent(len(datagram))
 
-    def _lost(self, sequence: int, now_s: float, rtt_s: float) -> tuple[_Outgoing, int] | None:
-        """The access unit of this packet, and which of it it is; None: too old, never sent, or just sent again."""
+    def _retransmission(
+        self, path: RtpPath, outgoing: _Outgoing, number: int, sequence: int, now_s: float
+    ) -> memoryview:
+        """Return the datagram that carries this packet again.
+
+        Raises: ConnectionError: without RTX, it is too old for SRTP.
+        """
+        payloads = outgoing.packets.payloads
+        marker = MARKER if number == len(payloads) - 1 else 0
+        if path.rtx_payload_type is None:
+            # The same header and payload give the same datagram. A different one under the same sequence number would
+            # weaken the encryption (RFC 3711, 9.1; with AES-GCM, RFC 7714, 8.4).
+            extension = next(each for first, each in reversed(outgoing.extensions) if first <= number)
+            return path.protect_again(payloads[number], marker, sequence, outgoing.timestamp, extension)
+        extension = self._extension.at(now_s, outgoing.packets.captured_ntp)
+        datagram = path.protect_rtx(
+            payloads[number], marker, self._rtx_sequence, outgoing.timestamp, extension, original=sequence
+        )
+        self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
+        return datagram
+
+    def _find(self, sequence: int, now_s: float, rtt_s: float) -> tuple[_Outgoing, int] | None:
+        """Return a packet's access unit and its index in it; None: too old, never sent, or sent again just now."""
         for outgoing in reversed(self._history):
-            number = (sequence - outgoing.first) & 0xFFFF
+            number = (sequence - outgoing.first_sequence) & 0xFFFF
             if number < len(outgoing.packets.payloads):
-                again_s = outgoing.resent_s.get(number, float("-inf")) + max(_AGAIN_S, rtt_s)
-                return (outgoing, number) if number < outgoing.sent and now_s >= again_s else None
+                due_s = outgoing.resent_s.get(number, float("-inf")) + max(_RESEND_INTERVAL_S, rtt_s)
+                return (outgoing, number) if number < outgoing.sent and now_s >= due_s else None
         return None
 
     def _send(self) -> None:
-        """As much as may leave now; the rest when the pacer says."""
+        """Send what the pacer allows now, and set a timer for the rest."""
         self._timer = None
         path = self._path
         try:
-            if path is not None and path.open:
-                now_s = time.monotonic()
-                while (current := self._current or self._begin(path, now_s)) is not None:
-                    if not self._run_out(path, *current, now_s):
+            if path is not None and path.refresh():
+                now_s = self._loop.time()
+                while (current := self._current or self._next_unit(path, now_s)) is not None:
+                    if not self._send_unit(path, *current, now_s):
                         return
                     self._current = None
-        except Exception:  # noqa: BLE001  told as a failure
+        except Exception:  # noqa: BLE001  logged by `fail`
             self.fail()
 
-    def _begin(self, path: RtpPath, now_s: float) -> tuple[_Outgoing, Sheet] | None:
+    def _next_unit(self, path: RtpPath, now_s: float) -> tuple[_Outgoing, PacketBuffer] | None:
         """Take the next access unit from the lane."""
         item = self._lane.take()
         if item is None:
@@ -215,59 +237,64 @@ class RtpSender:
         self._sequence = (self._sequence + len(packets.payloads)) & 0xFFFF
         history = self._history
         history.append(outgoing)
-        while history[0].left_s < now_s - _HISTORY_S:
+        while history[0].sent_s < now_s - _HISTORY_S:
             history.popleft()
-        sheet = packets.sheet(path.header_bytes, path.tag_bytes)
+        buffer = packets.buffer(path.header_bytes, path.tag_bytes)
         if self._estimated:
-            self._pacer.path(self._estimate.bps(now_s))
-        self._pacer.begin(sheet.size_bytes, now_s)
-        self._current = outgoing, sheet
+            self._pacer.set_path(self._estimate.bps(now_s))
+        self._pacer.begin(buffer.size_bytes, now_s)
+        self._current = outgoing, buffer
         return self._current
 
-    def _run_out(self, path: RtpPath, outgoing: _Outgoing, sheet: Sheet, now_s: float) -> bool:
-        """Send what may leave; whether no more of it will."""
-        while outgoing.run < len(sheet.runs):
-            run = sheet.runs[outgoing.run]
+    def _send_unit(self, path: RtpPath, outgoing: _Outgoing, buffer: PacketBuffer, now_s: float) -> bool:
+        """Send what the pacer allows. Returns whether the access unit is finished: sent, or its rest dropped."""
+        while outgoing.batch < len(buffer.batches):
+            batch = buffer.batches[outgoing.batch]
             room = self._pacer.room_bytes(now_s)
             if room <= 0:
                 self._timer = self._loop.call_later(self._pacer.wait_s(), self._send)
                 return False
-            stop = min(run.stop, outgoing.sent + max(1, int(room) // run.segment_bytes))
-            if not self._send_some(path, outgoing, sheet, stop, now_s):
-                # The rest of it is lost, and what waits is of no use without it.
+            stop = min(batch.stop, outgoing.sent + max(1, int(room) // batch.segment_bytes))
+            if not self._send_packets(path, outgoing, buffer, stop, now_s):
+                # The socket is full. The queued pictures depend on the rest of this one.
                 self._counters["frames_cut"] += 1
-                self._lane.cut()
+                self._lane.reset()
                 return True
-            if stop == run.stop:
-                outgoing.run += 1
+            if stop == batch.stop:
+                outgoing.batch += 1
         return True
 
-    def _send_some(self, path: RtpPath, outgoing: _Outgoing, sheet: Sheet, stop: int, now_s: float) -> bool:
-        """Send the packets of a run from where it stands up to `stop`; False: the socket is full."""
-        run = sheet.runs[outgoing.run]
-        some = sheet.packets[outgoing.sent : stop]
+    def _send_packets(self, path: RtpPath, outgoing: _Outgoing, buffer: PacketBuffer, stop: int, now_s: float) -> bool:
+        """Send the next packets of the current batch, up to the index `stop`. False: the socket is full."""
+        batch = buffer.batches[outgoing.batch]
+        packets = buffer.packets[outgoing.sent : stop]
+        extension = self._extension.at(now_s, outgoing.packets.captured_ntp)
         datagrams = path.protect(
-            sheet.data,
-            some,
-            sequence=(outgoing.first + outgoing.sent) & 0xFFFF,
+            buffer.data,
+            packets,
+            sequence=(outgoing.first_sequence + outgoing.sent) & 0xFFFF,
             timestamp=outgoing.timestamp,
-            extension=self._extension.at(now_s, outgoing.packets.captured_ntp),
+            extension=extension,
         )
-        left = self._hand_over(path, datagrams, run, len(some))
-        if left:
-            size_bytes = min(len(datagrams), left * run.segment_bytes)
-            outgoing.sent, outgoing.left_s = outgoing.sent + left, now_s
-            self._left(size_bytes)
-            self._packet_count += left
-            self._octet_count += size_bytes - left * (path.header_bytes + path.tag_bytes)
-            path.report(outgoing.packets.captured_ntp, outgoing.timestamp, self._packet_count, self._octet_count, now_s)
-        return left == len(some)
+        sent = self._write(path, datagrams, batch, len(packets))
+        if sent:
+            size_bytes = min(len(datagrams), sent * batch.segment_bytes)
+            if path.rtx_payload_type is None:
+                outgoing.extensions.append((outgoing.sent, extension))
+            outgoing.sent, outgoing.sent_s = outgoing.sent + sent, now_s
+            self._count_sent(size_bytes)
+            self._packet_count += sent
+            self._octet_count += size_bytes - sent * (path.header_bytes + path.tag_bytes)
+            path.send_report(
+                outgoing.packets.captured_ntp, outgoing.timestamp, self._packet_count, self._octet_count, now_s
+            )
+        return sent == len(packets)
 
-    def _hand_over(self, path: RtpPath, datagrams: memoryview, run: Run, count: int) -> int:
-        """To the kernel or the relay; how many were taken. What fails but for want of room is as a lost packet."""
+    def _write(self, path: RtpPath, datagrams: memoryview, batch: Batch, count: int) -> int:
+        """Write to the socket or the relay. Returns how many packets were taken; one that fails counts as lost."""
         if count > 1 and path.segmentation and path.socket is not None:
             try:
-                path.socket.sendmsg((datagrams,), run.ancillary, 0, path.address)
+                path.socket.sendmsg((datagrams,), batch.ancillary, 0, path.address)
             except OSError as exc:
                 if exc.errno in _FULL:
                     return 0
@@ -279,7 +306,7 @@ class RtpSender:
                 return count
         for number in range(count):
             try:
-                path.send_datagram(datagrams[number * run.segment_bytes : (number + 1) * run.segment_bytes])
+                path.send_datagram(datagrams[number * batch.segment_bytes : (number + 1) * batch.segment_bytes])
             except OSError as exc:
                 if exc.errno in _FULL:
                     return number
@@ -287,18 +314,18 @@ class RtpSender:
         return count
 
     def _failed(self, exc: OSError, count: int) -> int:
-        # Whether the viewer is gone is told by ICE.
-        log.debug("datagrams were not sent: %s", exc)
+        # ICE decides whether the viewer is lost.
+        log.debug("datagrams not sent count=%d error=%r", count, str(exc))
         self._counters["datagrams_failed"] += count
         return count
 
-    def _left(self, size_bytes: int) -> None:
+    def _count_sent(self, size_bytes: int) -> None:
         self._pacer.sent(size_bytes)
         self._sent_bytes += size_bytes
 
 
 class HeaderExtension:
-    """The header extension of one viewer: a fixed part, and two times. Source: RFC 8285, 4.2 (one-byte form)."""
+    """Formats the RTP header extension of one viewer. Source: RFC 8285, 4.2 (one-byte form)."""
 
     MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
     ABS_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
@@ -319,13 +346,13 @@ class HeaderExtension:
         self._fixed = struct.pack("!HH", _EXTENSION_PROFILE, words) + fixed if size else b""
 
     def at(self, now_s: float, captured_ntp: int) -> bytes:
-        """For packets that leave at `now_s` of the monotonic clock: abs-send-time is told from one to the next.
+        """Return the extension of packets that are sent at `now_s`, without the padding up to `bytes`.
 
-        Shorter than `bytes` where padding follows.
+        The monotonic clock is enough for abs-send-time, since receivers use differences only.
         """
-        made = self._fixed
+        extension = self._fixed
         if self._send_id is not None:
-            made += (self._send_id << 28 | 2 << 24 | int(now_s * (1 << 18)) & 0xFFFFFF).to_bytes(4, "big")
+            extension += (self._send_id << 28 | 2 << 24 | int(now_s * (1 << 18)) & 0xFFFFFF).to_bytes(4, "big")
         if self._capture_id is not None:
-            made += (self._capture_id << 68 | 7 << 64 | captured_ntp).to_bytes(9, "big")
-        return made
+            extension += (self._capture_id << 68 | 7 << 64 | captured_ntp).to_bytes(9, "big")
+        return extension

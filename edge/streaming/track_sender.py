@@ -1,4 +1,4 @@
-"""The first sender: aiortc's own packetizer and sender, fed from a lane by a track of coded pictures."""
+"""The fallback: aiortc's own packetizer and sender, fed by a track of access units."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from av.packet import Packet
 
 from edge.core.lane import Lane
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from av.packet import Packet
+
     from edge.core.access_unit import AccessUnit
 
 _CLOCK_90K = Fraction(1, 90_000)
 
 
 class TrackSender(MediaStreamTrack):
-    """A viewer's lane, seen from aiortc as a track whose `recv` gives packets that are sent as they are."""
+    """One viewer's lane as a track of aiortc, whose `recv` returns packets that are sent without encoding."""
 
     kind = "video"
+    ended: Callable[[], None] = staticmethod(lambda: None)
+    """Called when aiortc stops the track by itself."""
 
-    def __init__(self, limit: int = 8) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._lane: Lane[tuple[AccessUnit, int]] = Lane(limit)
+        self._lane: Lane[tuple[AccessUnit, int]] = Lane()
         self._filled = asyncio.Event()
+        self._closed = False
 
     @property
     def dropped(self) -> int:
@@ -33,16 +39,18 @@ class TrackSender(MediaStreamTrack):
 
     def push(self, unit: AccessUnit, pts_90k: int) -> bool:
         if self.readyState != "live":
-            return True  # it will not go on: no keyframe is of any use to it
-        on_way = self._lane.push((unit, pts_90k), keyframe=unit.keyframe)
+            return True  # it has ended and needs no keyframe
+        queued = self._lane.push((unit, pts_90k), keyframe=unit.keyframe)
         self._filled.set()
-        return on_way
+        return queued
 
     async def recv(self) -> Packet[Any]:
-        """The next access unit as a packet: Annex-B bytes, pts in 90 kHz.
+        """Return the next access unit as a packet: Annex-B bytes, pts in 90 kHz.
 
         Raises: MediaStreamError: the track was stopped.
         """
+        from av.packet import Packet  # noqa: PLC0415  most daemons never need the fallback, and so not PyAV
+
         while self.readyState == "live":
             item = self._lane.take()
             if item is not None:
@@ -56,9 +64,14 @@ class TrackSender(MediaStreamTrack):
         raise MediaStreamError
 
     def stop(self) -> None:
+        """End the track; aiortc calls this, too, when it stops sending."""
+        ended = self.readyState == "live" and not self._closed
         super().stop()
         self._filled.set()
+        if ended:
+            self.ended()
 
     def close(self) -> None:
-        """As of every sender."""
+        """Stop sending. Idempotent."""
+        self._closed = True
         self.stop()

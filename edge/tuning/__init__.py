@@ -1,1 +1,1 @@
-"""Settings that a backend changes: checked as one, tried, kept, put back."""
+"""Remote settings: checked as a whole, tried, stored, rolled back."""

@@ -1,38 +1,31 @@
-"""What this room needs of other rooms; daemon.py hands the parts in."""
+"""What remote settings need of other rooms; daemon.py passes the parts in."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from edge.errors import CameraUnavailable
 
 
-class Camera(Protocol):
-    """The camera, as far as a trial looks at it."""
+class TunableCamera(Protocol):
+    """The camera in a trial of settings."""
 
     @property
     def error(self) -> CameraUnavailable | None:
-        """Why there is no picture."""
+        """Why there are no frames; None: there are."""
 
     async def picture(self, *, sd: bool) -> None:
-        """Wait for one that was made with the settings in force; `sd`: for one of SD, too.
+        """Wait for a frame that was encoded with the current settings. `sd`: wait for an SD frame, too.
 
         Raises: CameraUnavailable: SD cannot be encoded.
         """
 
 
 class Stream(Protocol):
-    """The operator's wish."""
+    """The desired state of the stream."""
 
     @property
     def running(self) -> bool: ...
 
     async def until(self, *, running: bool) -> None: ...
-
-
-class Kept(Protocol):
-    """A small file that survives a restart, replaced as a whole."""
-
-    async def write(self, fields: dict[str, Any]) -> bool:
-        """Whether it is on disk; one that takes nothing is told in the log."""

@@ -1,8 +1,7 @@
-"""What is kept of settings that were changed, so that they hold over a restart, and a trial does not outlive one."""
+"""The stored state of remote settings. They survive a restart, and a trial does not."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,18 +10,17 @@ from edge.contract.shadow import Outcome
 from edge.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from edge.core.tuning import Values
-
-log = logging.getLogger(__name__)
+    from edge.core.ports import StateStore
+    from edge.core.tuning import SettingsValues
 
 _REASONS = 16
 _REASON_LIMIT = 200
 
 
 class Trial(BaseModel):
-    """Settings that still have to show that the camera opens with them. `begun`: it was let open with them."""
+    """Settings that are tried: the camera must deliver frames with them. `begun`: the camera may have used them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,11 +30,10 @@ class Trial(BaseModel):
 
 
 class State(BaseModel):
-    """`confirmed`: what was desired and holds.
+    """The state of remote settings.
 
-    `mark`, `version`: of the last desired document, whatever became of it.
-
-    `fresh`: this restart changed it, which is neither on disk nor told yet.
+    `confirmed`: the desired settings in force that passed their trial or needed none. `mark`, `version`: of the last
+    desired document, accepted or not. `fresh`: the restart changed the state, which is not stored and not reported yet.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,42 +46,43 @@ class State(BaseModel):
     fresh: bool = Field(default=False, exclude=True)
 
     @property
-    def desired(self) -> Values:
-        """What is in force."""
+    def desired(self) -> SettingsValues:
+        """The desired settings in force."""
         return self.trial.desired if self.trial else self.confirmed
 
     def to(self, **changes: Any) -> State:  # noqa: ANN401  a field's value
         return self.model_copy(update=changes)
 
 
-def recall(fields: Mapping[str, Any] | None, check: Callable[[Values], Values]) -> State:
-    """The state after a restart: a trial that had begun has failed, and what does not fit any more is dropped."""
+def recall(store: StateStore, check: Callable[[SettingsValues], SettingsValues]) -> State:
+    """The state after a restart. A trial that had begun has failed; settings that are no longer valid are dropped."""
+    fields = store.read()
     if fields is None:
         return State()
     try:
         state = State.model_validate(fields)
     except ValidationError as exc:
-        log.warning("the settings that were kept cannot be read (%d faults): they do not count", exc.error_count())
+        store.set_aside(f"{exc.error_count()} fields of the remote settings are not valid")
         return State()
     if state.trial is not None and state.trial.begun:
-        why = "the device restarted before the camera had shown a picture with them"
+        why = "the device restarted before the camera delivered a frame with them"
         state = state.to(trial=None, outcome=rolled_back(state.trial.version, [why]), fresh=True)
     try:
         check(state.confirmed)
         check(state.desired)
     except ConfigInvalid as exc:
-        why = "the settings that were kept do not fit the settings file any more"
-        # Without the mark, what is desired is looked at again, and told as it then is.
+        why = "the stored settings are not valid with this settings file"
+        # Without the mark the desired document is checked and reported again.
         return State(version=state.version, outcome=rolled_back(None, [why, *exc.faults]), fresh=True)
     return state
 
 
 def rolled_back(version: int | None, reasons: Sequence[str]) -> Outcome:
-    """Those of a version were put back, and why."""
+    """The outcome of a version that was rolled back."""
     return Outcome(state="rolled_back", version=version, reasons=bounded(reasons))
 
 
 def bounded(reasons: Sequence[str]) -> list[str]:
-    """As many as fit a report."""
-    told = [reason[:_REASON_LIMIT] for reason in reasons[:_REASONS]]
-    return told if len(reasons) <= _REASONS else [*told, f"and {len(reasons) - _REASONS} more"]
+    """As many reasons as fit a report."""
+    shown = [reason[:_REASON_LIMIT] for reason in reasons[:_REASONS]]
+    return shown if len(reasons) <= _REASONS else [*shown, f"and {len(reasons) - _REASONS} more"]

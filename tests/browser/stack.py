@@ -1,4 +1,4 @@
-"""The whole way for real: mosquitto with TLS and client certificates, the daemon, the backend, Chromium."""
+"""All parts for real: mosquitto with TLS and client certificates, the daemon, the backend, Chromium."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge.demo.server import serving
 from edge.mqtt.settings import MqttSettings
 from tests.rigs.certificates import Authority
 from tests.rigs.chromium import chromium
-from tests.rigs.daemon import Daemon, required
+from tests.rigs.daemon import Daemon, required_auth
 from tests.rigs.mosquitto import Mosquitto
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from playwright.async_api import BrowserContext, Page
 
-    from edge.client import Camera
+    from edge.client import RemoteCamera
 
-# The time that the page shows, read off its picture; null where no code is.
+# Reads the time code from the picture that the page shows; null if there is none.
 READ_CODE = """() => {
   const video = document.querySelector("video"), canvas = document.createElement("canvas");
   if (!video.videoWidth) return null;
@@ -45,17 +45,17 @@ READ_CODE = """() => {
 
 @dataclass
 class Stack:
-    """The parts, started."""
+    """The running parts."""
 
     broker: Mosquitto
     daemon: Daemon
-    camera: Camera
+    camera: RemoteCamera
     signer: Signer
     browser: BrowserContext
     url: str
 
     def token(self, scope: str = "view") -> str:
-        """A fresh one, for the test's own commands."""
+        """A new token for the test's own commands."""
         return self.signer.sign(self.camera.device, "test", [scope])
 
     async def page(self, path: str = "/") -> Page:
@@ -64,17 +64,16 @@ class Stack:
         return page
 
     async def live_page(self) -> Page:
-        """A page that shows video, decoded."""
+        """Open a page and wait until it shows video."""
         page = await self.page()
-        await state(page, "live")
-        await advances(page)
+        await wait_for_state(page, "live")
+        await wait_for_frames(page)
         return page
 
 
-async def state(page: Page, wanted: str, timeout_s: float = 20) -> None:
-    """Until the page is in a state."""
+async def wait_for_state(page: Page, expected: str, timeout_s: float = 20) -> None:
     await page.wait_for_function(
-        "wanted => document.body.dataset.state === wanted", arg=wanted, timeout=timeout_s * 1000
+        "expected => document.body.dataset.state === expected", arg=expected, timeout=timeout_s * 1000
     )
 
 
@@ -83,11 +82,11 @@ async def frames(page: Page) -> int:
     return count
 
 
-async def advances(page: Page, by: int = 10, timeout_s: float = 15) -> float:
-    """Until so many more frames were decoded; how long that took."""
+async def wait_for_frames(page: Page, count: int = 10, timeout_s: float = 15) -> float:
+    """Wait until the page has decoded `count` more frames. Returns: the duration in seconds."""
     started_s, first = time.monotonic(), await frames(page)
     async with asyncio.timeout(timeout_s):
-        while await frames(page) < first + by:
+        while await frames(page) < first + count:
             await asyncio.sleep(0.05)
     return time.monotonic() - started_s
 
@@ -107,7 +106,7 @@ async def running(
     hide_addresses: bool = True,
     **sections: Any,
 ) -> AsyncIterator[Stack]:
-    """Start everything; at the end, stop everything, and fail where a part left a traceback."""
+    """Start all parts. At the end, stop them and fail if the daemon logged a traceback."""
     authority = Authority(directory)
     broker = Mosquitto(directory, authority=authority)
     broker.start()
@@ -118,7 +117,8 @@ async def running(
         return broker.settings(reconnect_cap_s=1, **files)
 
     signer = Signer.generate()
-    sections["auth"] = required(signer, directory)
+    sections["auth"] = required_auth(signer, directory)
+    sections["ice"] = {"allow_loopback": True, **sections.get("ice", {})}
     daemon = Daemon(directory, identity("cam-1"), environment=environment, **sections)
     try:
         await asyncio.to_thread(daemon.start)

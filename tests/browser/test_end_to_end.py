@@ -1,4 +1,4 @@
-"""From a browser's offer to pictures that advance, with every part real."""
+"""From a browser's offer to running video, with real parts only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from edge.demo.backend import BackendSettings
 from edge.errors import Rejected
-from tests.browser.stack import READ_CODE, advances, frames, running, state, until
+from tests.browser.stack import READ_CODE, frames, running, until, wait_for_frames, wait_for_state
 from tests.contract.test_source import RECORDED_PICTURES, record
 from tests.rigs.coturn import Coturn
 
@@ -37,26 +37,26 @@ async def codec(page: Page) -> str:
     return name
 
 
-async def test_a_page_shows_h264_and_two_viewers_share_one_encoder(tmp_path: Path) -> None:
+async def test_two_viewers_get_h264_from_one_encoder(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         first = await stack.live_page()
         assert await codec(first) == "video/H264"
         children = stack.daemon.children()
-        assert len(children) == 1, "the camera process, which holds the encoder, and nothing else"
+        assert len(children) == 1, "only the camera process, which contains the encoder"
 
         second = await stack.live_page()
-        await advances(first)
+        await wait_for_frames(first)
         assert stack.daemon.children() == children
-        # One encode: access units come at the rate of the camera, not of its viewers.
+        # One encoder: access units arrive at the camera's frame rate, whatever the number of viewers.
         before, started_s = stack.daemon.status(), time.monotonic()
-        await advances(second, 40)
+        await wait_for_frames(second, 40)
         after, took_s = stack.daemon.status(), time.monotonic() - started_s
         assert before is not None
         assert after is not None
         assert after["viewers"]["connected"] == 2
-        made = after["counters"]["access_units"] - before["counters"]["access_units"]
-        assert made / took_s < 45
-        # The daemon itself encodes nothing: it has not even loaded an encoder's thread.
+        units = after["counters"]["access_units"] - before["counters"]["access_units"]
+        assert units / took_s < 45
+        # The daemon itself has no encoder threads.
         assert stack.daemon.process is not None
         threads = list(Path(f"/proc/{stack.daemon.process.pid}/task").iterdir())
         names = {(thread / "comm").read_text().strip() for thread in threads}
@@ -67,30 +67,30 @@ async def test_a_page_shows_h264_and_two_viewers_share_one_encoder(tmp_path: Pat
         later = await first.evaluate(READ_CODE)
         assert shown is not None
         assert later is not None
-        assert later["value"] > shown["value"], "the clock in the picture goes on"
+        assert later["value"] > shown["value"], "the clock in the picture advances"
         assert 0 <= later["late"] < 2000
 
 
 @pytest.mark.slow
-async def test_reload_stop_and_start(tmp_path: Path) -> None:
+async def test_page_recovers_after_reload_and_after_stop_and_start(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
         pid = stack.daemon.children()
         await page.reload()
-        await state(page, "live")
-        await advances(page)
+        await wait_for_state(page, "live")
+        await wait_for_frames(page)
         assert stack.daemon.children() == pid
-        # The session of the page that was left is not a viewer for long.
+        # The session of the previous page ends soon.
         await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["viewers"]["connected"] == 1, 10)
 
         await stack.camera.stop("night", token=stack.token("manage"))
-        await state(page, "stopped")
+        await wait_for_state(page, "stopped")
         status = stack.daemon.status()
         assert status is not None
         assert (status["stream"]["wanted"], status["camera"]["state"]) == ("stopped", "closed")
         assert status["viewers"]["connected"] == 0
 
-        # The wish holds over a restart of the daemon.
+        # The stop survives a restart of the daemon.
         assert await asyncio.to_thread(stack.daemon.stop) == 0
         await asyncio.to_thread(stack.daemon.start)
         status = stack.daemon.status()
@@ -98,12 +98,12 @@ async def test_reload_stop_and_start(tmp_path: Path) -> None:
         assert status["stream"]["wanted"] == "stopped"
 
         await asyncio.to_thread(stack.daemon.post, "/api/v1/stream/start")
-        await state(page, "live", 30)
-        await advances(page)
+        await wait_for_state(page, "live", 30)
+        await wait_for_frames(page)
 
 
 @pytest.mark.slow
-async def test_the_camera_process_is_killed_and_video_returns_on_the_same_connection(tmp_path: Path) -> None:
+async def test_video_resumes_on_the_same_connection_after_a_kill_of_the_camera_process(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         pages = [await stack.live_page(), await stack.live_page()]
         for page in pages:
@@ -114,10 +114,10 @@ async def test_the_camera_process_is_killed_and_video_returns_on_the_same_connec
             killed_s = time.monotonic()
             before = [await frames(page) for page in pages]
             for page, count in zip(pages, before, strict=True):
-                # A few frames may still be on their way.
+                # A few frames may still be in transit.
                 while await frames(page) < count + 10:
                     await asyncio.sleep(0.05)
-            assert time.monotonic() - killed_s < 3 + 1, "3 s, and a second for ten frames on a slow machine"
+            assert time.monotonic() - killed_s < 3 + 1, "3 s, plus one second for ten frames on a slow machine"
         for page in pages:
             assert await page.evaluate("window.first === window.viewer.pc")
             assert await page.evaluate("window.viewer.pc.connectionState") == "connected"
@@ -127,17 +127,18 @@ async def test_the_camera_process_is_killed_and_video_returns_on_the_same_connec
         assert status["viewers"]["connected"] == 2
 
 
-async def test_a_picture_that_stands_still_is_told_and_moves_again_on_the_same_connection(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_frozen_picture_is_shown_and_recovers_on_the_same_connection(tmp_path: Path) -> None:
     async with running(tmp_path, camera={"stall_s": 1}) as stack:
         page = await stack.live_page()
         await page.evaluate("window.first = window.viewer.pc")
         (pid,) = stack.daemon.children()
         os.kill(pid, signal.SIGSTOP)
-        await state(page, "stalled")
+        await wait_for_state(page, "stalled")
         assert "The camera has stalled" in await page.inner_text("body")
         assert "delivered no picture for 1 s" in await page.inner_text("body")
-        await state(page, "live")
-        await advances(page)
+        await wait_for_state(page, "live")
+        await wait_for_frames(page)
         assert await page.evaluate("window.first === window.viewer.pc")
         status = stack.daemon.status()
         assert status is not None
@@ -147,7 +148,7 @@ async def test_a_picture_that_stands_still_is_told_and_moves_again_on_the_same_c
 
 
 @pytest.mark.slow
-async def test_the_quality_changes_on_the_same_connection_without_a_black_picture(tmp_path: Path) -> None:
+async def test_quality_changes_on_the_same_connection_while_live(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
         other = await stack.live_page()
@@ -157,17 +158,18 @@ async def test_the_quality_changes_on_the_same_connection_without_a_black_pictur
             await page.wait_for_function(f"document.getElementById('video').videoWidth === {width}", timeout=15_000)
             assert await page.inner_text("#quality") == ("SD" if width == 640 else "HD")
             assert await page.evaluate("document.body.dataset.state") == "live"
-            await advances(page)
+            await wait_for_frames(page)
         assert await page.evaluate("window.first === window.viewer.pc")
         assert await other.evaluate("document.getElementById('video').videoWidth") == 1280
 
 
-async def test_snapshots_and_controls_while_somebody_watches(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_snapshots_and_controls_work_while_a_viewer_watches(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
 
         async def upright() -> bool:
-            """The clock's code is in the top rows."""
+            """Whether the time code is in the top rows."""
             return await page.evaluate(READ_CODE) is not None
 
         async def turned() -> bool:
@@ -180,30 +182,31 @@ async def test_snapshots_and_controls_while_somebody_watches(tmp_path: Path) -> 
         assert (await stack.camera.snapshot(640, token=stack.token()))[:2] == b"\xff\xd8"
         await stack.camera.set_controls({"flip_vertical": None}, token=control)
         await until(upright)
-        await advances(page)
+        await wait_for_frames(page)
 
 
 @pytest.mark.slow
-async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_path: Path) -> None:
+async def test_bad_messages_and_a_lost_broker_do_not_disturb_a_viewer(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.live_page()
         for sdp in ("", "hello", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", "v=0\r\n" + "x" * 40_000):
             with pytest.raises(Rejected):
                 await stack.camera.offer(sdp, token=stack.token())
-        with pytest.raises(Rejected) as caught:
-            await stack.camera.close("somebody-elses")
-        assert caught.value.code == "unknown_session"
-        await advances(page)
+        for token, code in ((None, "unauthorized"), (stack.token(), "unknown_session")):
+            with pytest.raises(Rejected) as caught:
+                await stack.camera.close("of-another-client", token=token)
+            assert caught.value.code == code
+        await wait_for_frames(page)
 
         await asyncio.to_thread(stack.broker.kill)
         await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: not s["broker"]["connected"])
         status = stack.daemon.status()
         assert status is not None
         assert status["broker"]["error"]
-        await advances(page, 30)
+        await wait_for_frames(page, 30)
         await asyncio.to_thread(stack.broker.start)
         await asyncio.to_thread(stack.daemon.wait_for_status, lambda s: s["broker"]["connected"], 15)
-        await advances(page)
+        await wait_for_frames(page)
 
         async def answers() -> object:
             return (await stack.camera.status(token=stack.token())).online
@@ -214,87 +217,104 @@ async def test_bad_messages_and_a_lost_broker_go_unnoticed_by_who_watches(tmp_pa
 
 
 @pytest.mark.slow
-async def test_more_viewers_than_places_wait_in_words_and_get_the_free_place(tmp_path: Path) -> None:
+async def test_viewer_above_the_limit_waits_and_joins_when_another_leaves(tmp_path: Path) -> None:
     async with running(tmp_path, sessions={"max_viewers": 1}) as stack:
         page = await stack.live_page()
         other = await stack.page()
-        await state(other, "busy")
+        await wait_for_state(other, "busy")
         assert "1 of 1" in await other.inner_text("body")
-        await advances(page)
+        await wait_for_frames(page)
         await page.close()
-        await state(other, "live", 40)
+        await wait_for_state(other, "live", 40)
 
 
 @pytest.mark.slow
-async def test_a_camera_that_cannot_be_opened_is_told_in_words(tmp_path: Path) -> None:
+async def test_page_shows_why_the_camera_cannot_be_opened(tmp_path: Path) -> None:
     missing = {"source": "file", "path": str(tmp_path / "missing.ts")}
     async with running(tmp_path, camera=missing) as stack:
         page = await stack.page()
-        await state(page, "unavailable")
-        assert "missing.ts" in await page.inner_text("body")
-        assert stack.daemon.status() is not None
+        await wait_for_state(page, "unavailable")
+        # Viewers read that there is no camera, and the technician reads why.
+        text = await page.inner_text("body")
+        assert "The camera is not connected" in text
+        assert "missing.ts" not in text
+        status = stack.daemon.status()
+        assert status is not None
+        assert "missing.ts" in status["camera"]["error"]
 
 
-async def test_the_technicians_page_shows_and_stops_and_starts(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_technicians_page_shows_the_status_and_stops_and_starts(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         viewer = await stack.live_page()
         page = await stack.browser.new_page()
         await page.goto(f"http://127.0.0.1:{stack.daemon.api_port}/")
 
-        async def shows(where: str, text: str) -> None:
+        async def shows(element: str, text: str) -> None:
             await page.wait_for_function(
-                "([id, text]) => document.getElementById(id).textContent.includes(text)", arg=[where, text]
+                "([id, text]) => document.getElementById(id).textContent.includes(text)", arg=[element, text]
             )
 
         await shows("state", "live")
         await shows("viewers", "1 of 5")
-        await shows("camera", "1280 × 720")  # noqa: RUF001  as people write it
+        await shows("camera", "1280 × 720")  # noqa: RUF001  the multiplication sign is intended
         await shows("broker", "connected")
+        await shows("error", "none")
+        refusal = await page.evaluate(
+            """async () => {
+              const status = await (await fetch("/api/v1/status")).json();
+              show({ ...status, last_refusal: { code: "busy", type: "session.offer", message: null, at: status.at } });
+              return document.getElementById("refusal").textContent;
+            }"""
+        )
+        assert refusal.startswith("session.offer: the viewer limit was reached (")
         await page.click("#stop")
         await shows("state", "stopped")
-        await state(viewer, "stopped")
+        await wait_for_state(viewer, "stopped")
         assert await page.is_disabled("#stop")
         await page.click("#start")
         await shows("state", "live")
-        await state(viewer, "live")
+        await wait_for_state(viewer, "live")
         assert await asyncio.to_thread(stack.daemon.stop) == 0
         await shows("state", "does not answer")
 
 
 @pytest.mark.slow
-async def test_a_recording_is_shown_over_its_seam(tmp_path: Path) -> None:
+async def test_recording_plays_on_after_its_end(tmp_path: Path) -> None:
     recording = record(tmp_path / "loop.mp4")
     async with running(tmp_path, camera={"source": "file", "path": str(recording)}) as stack:
         page = await stack.live_page()
-        await advances(page, 3 * RECORDED_PICTURES)
+        await wait_for_frames(page, 3 * RECORDED_PICTURES)
         status = stack.daemon.status()
         assert status is not None
         assert (status["camera"]["source"], status["camera"]["restarts"]) == ("file", 0)
 
 
 @pytest.mark.slow
-async def test_the_plain_page_that_posts_its_whole_offer(tmp_path: Path) -> None:
+async def test_plain_page_without_trickle_plays_video(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         page = await stack.page("/plain")
         await page.wait_for_function("document.querySelector('video').videoWidth > 0", timeout=20_000)
 
-        async def goes_on() -> bool:
+        async def advances() -> bool:
             before = await page.evaluate("document.querySelector('video').currentTime")
             await asyncio.sleep(0.3)
             return bool(await page.evaluate("document.querySelector('video').currentTime") > before)
 
-        await until(goes_on)
+        await until(advances)
 
 
 @pytest.mark.slow
-async def test_a_browser_that_can_only_use_the_relay(tmp_path: Path) -> None:
+async def test_browser_connects_through_a_turn_relay(tmp_path: Path) -> None:
     coturn = Coturn("u", "p")
     coturn.start()
     try:
         url = f"turn:{coturn.host}:{coturn.port}?transport=udp"
         ice = {"servers": [{"urls": [url], "username": "u", "credential": "p"}]}
         settings = BackendSettings.model_validate({"ice": ice})
-        async with running(tmp_path, backend=settings, ice={"allowed_hosts": [coturn.host]}) as stack:
+        async with running(
+            tmp_path, backend=settings, ice={"allowed_hosts": [coturn.host], "allowed_ports": [coturn.port]}
+        ) as stack:
             await stack.browser.add_init_script(
                 """const Real = RTCPeerConnection;
                 window.RTCPeerConnection = class extends Real {
@@ -302,8 +322,8 @@ async def test_a_browser_that_can_only_use_the_relay(tmp_path: Path) -> None:
                 };""",
             )
             page = await stack.page()
-            await state(page, "live", 30)
-            await advances(page)
+            await wait_for_state(page, "live", 30)
+            await wait_for_frames(page)
             (session,) = await stack.camera.sessions(token=stack.token("manage"))
             assert session.path
             assert "relay" in session.path or "prflx" in session.path
@@ -312,10 +332,16 @@ async def test_a_browser_that_can_only_use_the_relay(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_idle_and_brokerless_for_longer_than_the_watchdog_is_well(tmp_path: Path) -> None:
+async def test_watchdog_is_fed_while_idle_and_without_a_broker(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(path))
+        notify.setblocking(False)
+        notifications: list[tuple[float, str]] = []
+        # Read all the time, like systemd: the kernel queues ten messages only, and the next one would block the daemon.
+        asyncio.get_running_loop().add_reader(
+            notify, lambda: notifications.append((time.monotonic(), notify.recv(4096).decode()))
+        )
         environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"}
         async with running(tmp_path, environment=environment, camera={"idle_stop_s": 1}) as stack:
             page = await stack.live_page()
@@ -324,40 +350,21 @@ async def test_idle_and_brokerless_for_longer_than_the_watchdog_is_well(tmp_path
             await asyncio.to_thread(stack.broker.stop)
             assert stack.daemon.process is not None
             pid = stack.daemon.process.pid
-            notify.setblocking(False)
-            fed, told = await asyncio.to_thread(_listen, notify, 6.0)
-            gaps = [later - earlier for earlier, later in itertools.pairwise(fed)]
-            assert len(fed) >= 4
-            assert max(gaps) < 2, "systemd would have ended it"
+            started_s = time.monotonic()
+            await asyncio.sleep(6)
+            feeds = [at_s for at_s, message in notifications if message == "WATCHDOG=1" and at_s > started_s]
+            gaps = [later - earlier for earlier, later in itertools.pairwise(feeds)]
+            assert len(feeds) >= 4
+            assert max(gaps) < 2, "systemd would have killed the daemon"
             assert stack.daemon.process.pid == pid
             assert stack.daemon.process.poll() is None
-            assert any("no broker" in message for message in told)
+            assert any("no broker" in message for _, message in notifications)
             await asyncio.to_thread(stack.broker.start)
-
-
-def _listen(notify: socket.socket, for_s: float) -> tuple[list[float], list[str]]:
-    """When the watchdog was fed, and all that was told."""
-    until_s, fed, told = time.monotonic() + for_s, list[float](), list[str]()
-    notify.settimeout(0.2)
-    try:
-        while True:  # what waited from before
-            notify.setblocking(False)
-            told.append(notify.recv(4096).decode())
-    except BlockingIOError:
-        notify.settimeout(0.2)
-    while time.monotonic() < until_s:
-        try:
-            message = notify.recv(4096).decode()
-        except TimeoutError:
-            continue
-        told.append(message)
-        if message == "WATCHDOG=1":
-            fed.append(time.monotonic())
-    return fed, told
+        asyncio.get_running_loop().remove_reader(notify)
 
 
 @pytest.mark.slow
-async def test_a_step_of_the_wall_clock_freezes_nothing(tmp_path: Path) -> None:
+async def test_video_continues_after_a_step_of_the_wall_clock(tmp_path: Path) -> None:
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     clock = tmp_path / "clock"
     clock.write_text("+0s\n")
@@ -372,11 +379,11 @@ async def test_a_step_of_the_wall_clock_freezes_nothing(tmp_path: Path) -> None:
         for step in ("+3h", "-2d"):
             clock.write_text(step + "\n")
 
-            async def stepped(wanted: str = step) -> bool:
+            async def stepped(step: str = step) -> bool:
                 shown = await page.evaluate(READ_CODE)
-                return shown is not None and (shown["late"] < -3600_000) == wanted.startswith("+")
+                return shown is not None and (shown["late"] < -3600_000) == step.startswith("+")
 
-            await advances(page, 60)
+            await wait_for_frames(page, 60)
             await until(stepped)
             status = stack.daemon.status()
             assert status is not None
@@ -384,5 +391,5 @@ async def test_a_step_of_the_wall_clock_freezes_nothing(tmp_path: Path) -> None:
             assert status["viewers"]["connected"] == 1
         clock.write_text("+0s\n")
         other = await stack.live_page()
-        await advances(other)
-        await advances(page)
+        await wait_for_frames(other)
+        await wait_for_frames(page)

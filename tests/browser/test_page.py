@@ -1,4 +1,4 @@
-"""What the viewer page tells a person, state by state, in a real Chromium; the device is scripted."""
+"""The states and texts of the viewer page, in a real Chromium with a scripted device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.demo.backend import BackendSettings, make_backend
 from edge.demo.broker import EmbeddedBroker
 from edge.demo.server import serving
 from edge.errors import Rejected
-from tests.browser.stack import state
+from tests.browser.stack import wait_for_state
 from tests.rigs.chromium import chromium
 from tests.rigs.daemon import free_port
 from tests.rigs.fake_device import FakeDevice, mqtt_settings
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
     from playwright.async_api import BrowserContext, Page
 
-    from edge.client import Camera
+    from edge.client import RemoteCamera
 
 pytestmark = pytest.mark.slow
+
+CREDENTIALS = "performance.getEntriesByName(location.origin + '/api/turn-credentials').length"
+"""How often the page has fetched the credentials of the TURN servers."""
 
 
 @pytest.fixture
@@ -37,9 +40,9 @@ async def device() -> AsyncIterator[FakeDevice]:
 
 
 @pytest.fixture
-async def camera(device: FakeDevice) -> AsyncIterator[Camera]:
+async def camera(device: FakeDevice) -> AsyncIterator[RemoteCamera]:
     async with CameraClient.connect(mqtt_settings(device.port), "bff-7") as client:
-        await device.meet(client.camera("cam-1"))
+        await device.wait_for_client(client.camera("cam-1"))
         yield client.camera("cam-1")
 
 
@@ -50,71 +53,71 @@ async def browser() -> AsyncIterator[BrowserContext]:
 
 
 @asynccontextmanager
-async def backend(camera: Camera, port: int) -> AsyncIterator[str]:
+async def backend(camera: RemoteCamera, port: int) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", port)) as listener:
         async with serving(make_backend(camera, Signer.generate(), BackendSettings()), listener):
             yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture
-async def url(camera: Camera) -> AsyncIterator[str]:
+async def url(camera: RemoteCamera) -> AsyncIterator[str]:
     async with backend(camera, free_port()) as url:
         yield url
 
 
-async def opened(browser: BrowserContext, url: str) -> Page:
+async def open_page(browser: BrowserContext, url: str) -> Page:
     page = await browser.new_page()
     await page.goto(url)
     return page
 
 
-async def words(page: Page) -> str:
+async def visible_text(page: Page) -> str:
     return await page.inner_text("main")
 
 
-async def test_busy_says_when_it_tries_again_and_does(browser: BrowserContext, device: FakeDevice, url: str) -> None:
+async def test_busy_shows_the_retry_time_and_retries(browser: BrowserContext, device: FakeDevice, url: str) -> None:
     device.refusals["session.offer"] = Rejected(Code.BUSY, "5 of 5 viewers are connected", retry_after_s=2)
-    page = await opened(browser, url)
-    await state(page, "busy")
-    await page.get_by_text("Trying again in").wait_for()
-    assert "All places are taken" in await words(page)
-    assert "5 of 5 viewers are connected." in await words(page)
-    assert "All places are taken" in (await page.get_by_role("status").text_content() or "")
-    await device.got("session.offer", 2)
+    page = await open_page(browser, url)
+    await wait_for_state(page, "busy")
+    await page.get_by_text("Retrying in").wait_for()
+    assert "The viewer limit is reached" in await visible_text(page)
+    assert "5 of 5 viewers are connected." in await visible_text(page)
+    assert "The viewer limit is reached" in (await page.get_by_role("status").text_content() or "")
+    await device.wait_for_commands("session.offer", 2)
     first, second = [command for command, _ in device.commands if command.type == "session.offer"]
     assert (second.expires_at - first.expires_at).total_seconds() >= 2
 
 
-async def test_stopped(browser: BrowserContext, device: FakeDevice, url: str) -> None:
+async def test_stopped_is_shown_and_retried_silently(browser: BrowserContext, device: FakeDevice, url: str) -> None:
     device.refusals["session.offer"] = Rejected(Code.STOPPED, "the camera was stopped", retry_after_s=1)
-    page = await opened(browser, url)
-    await state(page, "stopped")
-    assert "The camera is stopped" in await words(page)
-    # It checks gently: no word changes while it does.
-    await device.got("session.offer", 2)
-    await state(page, "stopped")
+    page = await open_page(browser, url)
+    await wait_for_state(page, "stopped")
+    assert "The camera is stopped" in await visible_text(page)
+    # The texts do not change during a retry.
+    await device.wait_for_commands("session.offer", 2)
+    await wait_for_state(page, "stopped")
 
 
 @pytest.mark.parametrize(
-    ("refusal", "wanted", "told"),
+    ("refusal", "expected", "text"),
     [
         (Rejected(Code.CAMERA_UNAVAILABLE, "no camera is connected"), "unavailable", "No camera is connected."),
         (Rejected(Code.NO_COMMON_CODEC, "no H.264"), "unavailable", "This browser cannot show the camera"),
-        (Rejected(Code.FORBIDDEN, "not yours"), "unavailable", "You may not watch this camera"),
+        (Rejected(Code.FORBIDDEN, "not yours"), "unavailable", "You do not have permission to watch this camera"),
         (Rejected(Code.TIMEOUT, "no answer"), "lost", "The camera does not answer."),
         (Rejected(Code.INTERNAL, "a fault of the device"), "lost", "A fault of the device."),
     ],
 )
-async def test_a_refusal_in_words(  # noqa: PLR0917
-    browser: BrowserContext, device: FakeDevice, url: str, refusal: Rejected, wanted: str, told: str
+async def test_rejection_is_shown_as_text(  # noqa: PLR0917
+    browser: BrowserContext, device: FakeDevice, url: str, refusal: Rejected, expected: str, text: str
 ) -> None:
     device.refusals["session.offer"] = refusal
-    page = await opened(browser, url)
-    await state(page, wanted)
-    assert told in await words(page)
+    page = await open_page(browser, url)
+    await wait_for_state(page, expected)
+    assert text in await visible_text(page)
 
 
-async def test_a_browser_without_h264(browser: BrowserContext, device: FakeDevice, url: str) -> None:
+async def test_browser_without_h264_sends_no_offer(browser: BrowserContext, device: FakeDevice, url: str) -> None:
     await browser.add_init_script(
         """const createOffer = RTCPeerConnection.prototype.createOffer;
         RTCPeerConnection.prototype.createOffer = async function () {
@@ -122,76 +125,101 @@ async def test_a_browser_without_h264(browser: BrowserContext, device: FakeDevic
           return { type, sdp: sdp.replaceAll("H264", "VP8") };
         };""",
     )
-    page = await opened(browser, url)
-    await state(page, "unavailable")
-    assert "This browser cannot show the camera" in await words(page)
+    page = await open_page(browser, url)
+    await wait_for_state(page, "unavailable")
+    assert "This browser cannot show the camera" in await visible_text(page)
     assert not device.commands
 
 
-async def test_a_backend_that_is_gone_and_comes_back(
-    browser: BrowserContext, device: FakeDevice, camera: Camera
+async def test_page_reconnects_when_the_backend_returns(
+    browser: BrowserContext, device: FakeDevice, camera: RemoteCamera
 ) -> None:
     device.refusals["session.offer"] = Rejected(Code.STOPPED, "the camera was stopped", retry_after_s=1)
     port = free_port()
     async with backend(camera, port) as url:
-        page = await opened(browser, url)
-        await state(page, "stopped")
-    await state(page, "lost")
-    assert "The service behind this page does not answer." in await words(page)
+        page = await open_page(browser, url)
+        await wait_for_state(page, "stopped")
+    await wait_for_state(page, "lost")
+    assert "The server of this page does not answer." in await visible_text(page)
     async with backend(camera, port):
-        await state(page, "stopped", 40)
+        await wait_for_state(page, "stopped", 40)
 
 
-async def test_the_offer_leaves_before_the_candidates_and_they_follow(
+async def test_offer_is_sent_without_candidates_and_they_follow(
     browser: BrowserContext, device: FakeDevice, url: str
 ) -> None:
     device.silent.add("session.offer")
-    page = await opened(browser, url)
-    (offer,) = await device.got("session.offer")
+    page = await open_page(browser, url)
+    (offer,) = await device.wait_for_commands("session.offer")
     assert offer.trickle
     assert "a=candidate" not in offer.sdp
-    candidates = await device.got("session.candidate")
+    candidates = await device.wait_for_commands("session.candidate")
     while candidates[-1].candidate is not None:
-        candidates = await device.got("session.candidate", len(candidates) + 1)
+        candidates = await device.wait_for_commands("session.candidate", len(candidates) + 1)
     assert {body.session for body in candidates} == {offer.session}
     assert candidates[0].candidate.startswith("candidate:")
-    assert await page.evaluate("document.body.dataset.state") == "asking"
+    assert await page.evaluate("document.body.dataset.state") == "requesting"
 
 
-async def test_a_session_that_the_device_ends(browser: BrowserContext, device: FakeDevice, url: str) -> None:
+async def test_session_ended_by_the_device_is_shown(browser: BrowserContext, device: FakeDevice, url: str) -> None:
     device.silent.add("session.offer")
-    page = await opened(browser, url)
-    (offer,) = await device.got("session.offer")
+    page = await open_page(browser, url)
+    (offer,) = await device.wait_for_commands("session.offer")
     device.sessions[offer.session] = "edge/v1/cam-1/reply/bff-7"
     await device.end(offer.session, EndReason.STOPPED)
-    await state(page, "stopped")
+    await wait_for_state(page, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "text", "credentials"),
+    [
+        (EndReason.RELAY_LOST, "lost", "The relay server ended the connection.", 2),
+        (EndReason.REPLACED, "busy", "Another connection took this place", 1),
+    ],
+)
+async def test_a_lost_relay_or_place_is_shown_and_a_new_offer_follows(  # noqa: PLR0917
+    browser: BrowserContext, device: FakeDevice, url: str, reason: EndReason, state: str, text: str, credentials: int
+) -> None:
+    device.silent.add("session.offer")
+    page = await open_page(browser, url)
+    (offer,) = await device.wait_for_commands("session.offer")
+    await page.wait_for_function(f"{CREDENTIALS} === 1")
+    device.sessions[offer.session] = "edge/v1/cam-1/reply/bff-7"
+    await device.end(offer.session, reason)
+    await wait_for_state(page, state)
+    assert text in await visible_text(page)
+    await device.wait_for_commands("session.offer", 2)
+    # Those of a lost relay are not used again.
+    await page.wait_for_function(f"{CREDENTIALS} === {credentials}")
 
 
 @pytest.mark.parametrize("how", ["button", "closed tab", "reload"])
-async def test_who_leaves_gives_the_place_back(browser: BrowserContext, device: FakeDevice, url: str, how: str) -> None:
+async def test_leaving_the_page_closes_the_session(
+    browser: BrowserContext, device: FakeDevice, url: str, how: str
+) -> None:
     device.silent.add("session.offer")
-    page = await opened(browser, url)
-    (offer,) = await device.got("session.offer")
+    page = await open_page(browser, url)
+    (offer,) = await device.wait_for_commands("session.offer")
     device.sessions[offer.session] = "edge/v1/cam-1/reply/bff-7"
     match how:
         case "button":
             await page.get_by_role("button", name="Stop watching").click()
-            await state(page, "off")
+            await wait_for_state(page, "off")
         case "closed tab":
             await page.close(run_before_unload=True)
         case "reload":
             await page.reload()
-    assert (await device.got("session.close"))[0].session == offer.session
+    assert (await device.wait_for_commands("session.close"))[0].session == offer.session
     if how == "button":
         await page.get_by_role("button", name="Watch", exact=True).click()
-        await device.got("session.offer", 2)
-        await state(page, "asking")
+        await device.wait_for_commands("session.offer", 2)
+        await wait_for_state(page, "requesting")
 
 
-async def test_the_plain_page_says_why_not(browser: BrowserContext, device: FakeDevice, url: str) -> None:
+async def test_plain_page_shows_the_error(browser: BrowserContext, device: FakeDevice, url: str) -> None:
     device.refusals["session.offer"] = Rejected(Code.BUSY, "5 of 5 viewers are connected")
-    page = await opened(browser, f"{url}plain")
+    page = await open_page(browser, f"{url}plain")
     await page.get_by_text("5 of 5 viewers are connected").wait_for()
-    (offer,) = await device.got("session.offer")
+    (offer,) = await device.wait_for_commands("session.offer")
     assert "a=candidate" in offer.sdp
     assert not offer.trickle

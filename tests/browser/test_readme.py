@@ -1,4 +1,4 @@
-"""The README's code, run; the demo, started by the README's command as an ordinary user."""
+"""Run the README's code, and start the demo with the README's command as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from edge.client import Signer
 from edge.mqtt.settings import MqttSettings
-from tests.browser.stack import advances, state
+from tests.browser.stack import wait_for_frames, wait_for_state
 from tests.rigs.chromium import chromium
-from tests.rigs.daemon import ROOT, Daemon, free_port, required
+from tests.rigs.daemon import ROOT, Daemon, free_port, required_auth
 from tests.rigs.mosquitto import Mosquitto
 
 
-async def test_the_readmes_code_gets_an_answer_that_a_viewer_can_use(tmp_path: Path) -> None:
+async def test_readme_code_returns_an_answer_that_connects(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code
     names: dict[str, Any] = {}
@@ -33,7 +33,7 @@ async def test_the_readmes_code_gets_an_answer_that_a_viewer_can_use(tmp_path: P
     broker = Mosquitto(tmp_path)
     broker.start()
     signer = Signer.generate()
-    daemon = Daemon(tmp_path, broker.settings(tls=False), auth=required(signer, tmp_path))
+    daemon = Daemon(tmp_path, broker.settings(tls=False), auth=required_auth(signer, tmp_path))
     try:
         await asyncio.to_thread(daemon.start)
         viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -56,12 +56,12 @@ async def test_the_readmes_code_gets_an_answer_that_a_viewer_can_use(tmp_path: P
         broker.stop()
 
 
-def ordinary_user() -> tuple[str, int, int]:
-    """Who the demo runs as: who runs the tests, or nobody where that is root."""
+def unprivileged_user() -> tuple[int, int]:
+    """The user and group IDs for the demo: those of the tests, or of `nobody` if the tests run as root."""
     if os.geteuid():
-        return pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid()
+        return os.geteuid(), os.getegid()
     nobody = pwd.getpwnam("nobody")
-    return "nobody", nobody.pw_uid, nobody.pw_gid
+    return nobody.pw_uid, nobody.pw_gid
 
 
 def processes_in(directory: Path) -> list[str]:
@@ -79,10 +79,10 @@ def processes_in(directory: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_the_demo_as_an_ordinary_user_on_a_fresh_checkout_shows_video_and_ends_clean() -> None:
-    _, uid, gid = ordinary_user()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
-        home = Path(made)
+async def test_demo_on_a_fresh_checkout_shows_video_and_exits_cleanly() -> None:
+    uid, gid = unprivileged_user()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        home = Path(directory)
         checkout = home / "edge-streamer"
         checkout.mkdir()
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
@@ -93,7 +93,7 @@ async def test_the_demo_as_an_ordinary_user_on_a_fresh_checkout_shows_video_and_
         for path in [home, *home.rglob("*")]:
             os.chown(path, uid, gid)
         http_port = free_port()
-        # The system's own Python where there is one that fits: Debian's has no ensurepip unless asked for.
+        # Prefer the system's Python, because Debian's has no ensurepip by default.
         environment = {key: os.environ[key] for key in os.environ if key.startswith(("PIP_", "SSL_", "LANG"))}
         search = "/usr/local/bin:/usr/bin:/bin" if Path("/usr/bin/python3").exists() else os.environ["PATH"]
         ports = ["--http-port", str(http_port), "--api-port", str(free_port()), "--mqtt-port", str(free_port())]
@@ -121,12 +121,12 @@ async def test_the_demo_as_an_ordinary_user_on_a_fresh_checkout_shows_video_and_
             async with chromium() as browser:
                 page = await browser.new_page()
                 await page.goto(line.split()[1])
-                await state(page, "live", 30)
-                await advances(page)
-                # Ctrl-C in a terminal goes to the whole group.
+                await wait_for_state(page, "live", 30)
+                await wait_for_frames(page)
+                # Ctrl-C in a terminal signals the whole process group.
                 os.killpg(demo.pid, signal.SIGINT)
                 assert await asyncio.to_thread(demo.wait, 15) == 0, (home / "errors").read_text()
-                await state(page, "lost")
+                await wait_for_state(page, "lost")
             deadline_s = time.monotonic() + 5
             while processes_in(home) and time.monotonic() < deadline_s:
                 await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The AsyncAPI document: made of the code, as the standard wants it, and true of its own examples."""
+"""The AsyncAPI document matches the code, the standard and its own examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.contract.codes import Code, EndReason
 from edge.contract.events import EVENTS
 from edge.contract.messages import BODIES, RESERVED
 from edge.contract.replies import REPLIES, SESSION_MESSAGES
-from edge.core.authority import WHO_MAY
+from edge.core.authority import PERMISSIONS
 from tests.rigs.daemon import ROOT
 from tests.rigs.documented import invalid
 
@@ -38,17 +38,17 @@ def refs(node: object) -> Iterator[str]:
             yield from refs(each)
 
 
-def test_it_is_that_of_the_code() -> None:
+def test_the_stored_document_matches_the_code() -> None:
     assert json.loads(KEPT.read_text()) == made, "python -m edge.contract.asyncapi > docs/asyncapi.json"
 
 
-def test_it_is_an_asyncapi_document() -> None:
+def test_the_document_is_valid_asyncapi() -> None:
     validator = jsonschema.Draft7Validator(json.loads(OFFICIAL.read_text()))
     assert [error.message for error in validator.iter_errors(made)] == []
     assert not validator.is_valid(made | {"channels": {"command": {"adress": "x"}}}), "it would be found"
 
 
-def test_what_refers_to_something_finds_it() -> None:
+def test_every_reference_resolves() -> None:
     for ref in set(refs(made)):
         node = made
         for step in ref.removeprefix("#/").split("/"):
@@ -56,13 +56,13 @@ def test_what_refers_to_something_finds_it() -> None:
             node = node[step]
 
 
-def test_every_schema_is_one() -> None:
+def test_every_schema_is_valid() -> None:
     for schema in made["components"]["schemas"].values():
         jsonschema.Draft7Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("name", sorted(examples))
-def test_an_example_is_as_the_document_says(name: str) -> None:
+def test_every_example_matches_its_schema(name: str) -> None:
     topic, message = examples[name]["topic"], examples[name]["message"]
     assert invalid(made, topic, message) is None
     (shown,) = [
@@ -71,7 +71,7 @@ def test_an_example_is_as_the_document_says(name: str) -> None:
     assert shown["payload"] == message
 
 
-def test_what_is_wrong_would_be_found() -> None:
+def test_invalid_messages_do_not_match() -> None:
     offer = examples["offer"]
     changes: list[dict[str, Any]] = [{"body": {}}, {"v": 2}, {"expires_at": None}, {"type": "session.dance"}]
     for change in changes:
@@ -88,22 +88,22 @@ def test_every_message_has_an_example() -> None:
     assert without == {"event.camera.sd_failed", "event.settings.rolled_back"}, "these take an encoder that fails"
 
 
-def test_every_command_is_there_with_its_reply_and_who_may() -> None:
+def test_every_command_is_listed_with_its_reply_and_permission() -> None:
     assert set(BODIES) == set(REPLIES)
-    assert set(WHO_MAY) == {*BODIES, *RESERVED}
+    assert set(PERMISSIONS) == {*BODIES, *RESERVED}
     for kind in BODIES:
         operation = made["operations"][kind]
         assert operation["action"] == "receive"
         answers = [each["$ref"].rpartition("/")[2] for each in operation["reply"]["messages"]]
         assert answers == [f"reply.{REPLIES[kind].kind}", "reply.error"]
-        assert operation["x-who-may"] == {"scope": WHO_MAY[kind].scope, "owner": WHO_MAY[kind].owner}
+        assert operation["x-permission"] == {"scope": PERMISSIONS[kind].scope, "owner": PERMISSIONS[kind].owner}
     for kind in RESERVED:
         assert kind in made["channels"]["command"]["description"]
-    told = {each["$ref"].rpartition("/")[2] for each in made["operations"]["send.session"]["messages"]}
-    assert told == {f"reply.{kind}" for kind in SESSION_MESSAGES}
+    sent = {each["$ref"].rpartition("/")[2] for each in made["operations"]["send.session"]["messages"]}
+    assert sent == {f"reply.{kind}" for kind in SESSION_MESSAGES}
 
 
-def test_every_code_and_reason_is_there_with_its_meaning() -> None:
+def test_every_code_and_reason_is_described() -> None:
     for name, values in (("Code", list(Code)), ("EndReason", list(EndReason))):
         schema = made["components"]["schemas"][name]
         assert schema["enum"] == values
@@ -112,14 +112,18 @@ def test_every_code_and_reason_is_there_with_its_meaning() -> None:
         ]
 
 
-def notices(source: str) -> Iterator[str]:
-    """The types of the events that are sent there: `notice("camera.lost", ...)`."""
+def published_events(source: str) -> Iterator[str]:
+    """The types of the events that a module publishes: `publish_event("camera.lost", ...)`."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.endswith("notice"):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"publish_event", "_publish_event", "_publish_outcome"}
+        ):
             words = ast.walk(node.args[0]) if node.args else ()
             yield from (str(word.value) for word in words if isinstance(word, ast.Constant))
 
 
-def test_the_contracts_events_are_those_of_the_code() -> None:
+def test_the_code_publishes_exactly_the_events_of_the_contract() -> None:
     sources = [path.read_text() for path in (ROOT / "edge").rglob("*.py")]
-    assert {kind for source in sources for kind in notices(source)} == set(EVENTS)
+    assert {kind for source in sources for kind in published_events(source)} == set(EVENTS)

@@ -1,4 +1,4 @@
-"""The camera room on the real picamera2, in the camera root: each file of tests there is one test here."""
+"""The camera room with the real picamera2, in the camera root. Each test file there is one test here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def passes(root: CameraRoot, *arguments: str, timeout_s: float) -> None:
     assert done.returncode == 0, done.stdout[-20000:]
 
 
-@pytest.mark.timeout(1800)  # the first time on a machine, it is built
-def test_apts_packages_and_ours_import_together(root: CameraRoot) -> None:
+@pytest.mark.timeout(1800)  # the first run on a machine builds the root
+def test_packages_from_apt_and_from_the_lock_import_together(root: CameraRoot) -> None:
     """As on a Pi: libcamera, numpy and picamera2 are the system's, av and aiortc are ours."""
     code = """
 import libcamera, numpy, simplejpeg, picamera2, PIL, systemd, av, aiortc, fastapi, edge.daemon
@@ -29,9 +29,9 @@ print(simplejpeg.encode_jpeg(numpy.zeros((16, 16, 3), numpy.uint8))[:2] == b"\\x
 for module in (libcamera, numpy, simplejpeg, picamera2, av, aiortc):
     print(module.__name__, module.__file__)
 """
-    told = root.python("-c", code).stdout.splitlines()
-    assert told[0] == "True", told
-    where = dict(line.split(" ", 1) for line in told[1:])
+    lines = root.python("-c", code).stdout.splitlines()
+    assert lines[0] == "True", lines
+    where = dict(line.split(" ", 1) for line in lines[1:])
     for system in ("libcamera", "numpy", "simplejpeg", "picamera2"):
         assert "/dist-packages/" in where[system], where
     for ours in ("av", "aiortc"):
@@ -40,28 +40,28 @@ for module in (libcamera, numpy, simplejpeg, picamera2, av, aiortc):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_contract_of_sources(root: CameraRoot) -> None:
+def test_source_tests_pass_with_picamera2(root: CameraRoot) -> None:
     passes(root, "tests/contract/test_source.py", "-k", "picamera2", timeout_s=580)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_encoders(root: CameraRoot) -> None:
+def test_encoder_tests_pass_with_picamera2(root: CameraRoot) -> None:
     passes(root, "tests/picamera2/test_encoders.py", timeout_s=580)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["recovery", "viewers"])
 @pytest.mark.timeout(900)
-def test_on_the_virtual_camera(root: CameraRoot, what: str) -> None:
+def test_camera_tests_pass_on_the_virtual_camera(root: CameraRoot, what: str) -> None:
     passes(root, f"tests/picamera2/test_{what}.py", timeout_s=880)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_hardware_tests_run_on_the_virtual_camera(root: CameraRoot) -> None:
-    """So that they are known to work before somebody stands before a board with them."""
+    """So that they are known to work before somebody runs them on a board."""
     command = ["/edge/dev", "hw-test", "--minute", "5", "--json", "/tmp/report.json"]
-    told = root.run(command, environment={"EDGE_VENV": ENVIRONMENT}, timeout_s=380)
-    assert "encoder: libx264" in told
-    assert "kill_recovery_s" in told
+    output = root.run(command, environment={"EDGE_VENV": ENVIRONMENT}, timeout_s=380)
+    assert "encoder: libx264" in output
+    assert "kill_recovery_s" in output

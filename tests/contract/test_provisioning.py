@@ -1,9 +1,10 @@
-"""Provisioning by claim, by both clients, at a mosquitto where a claim may do no more than at AWS IoT."""
+"""Provisioning by claim with both clients. mosquitto gives the claim the same rights as AWS IoT."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import stat
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge.errors import BrokerLost
+from edge.host.atomic_file import AtomicFile
 from edge.mqtt import provisioning
 from edge.mqtt.broker import Broker, Message
 from edge.mqtt.factory import make_broker
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Device:
-    """A device's link to the broker, and what it has on disk."""
+    """A device's link to the broker, and its files."""
 
     def __init__(self, directory: Path, broker: Mosquitto, authority: Authority, client: str) -> None:
         self.cert_file, self.key_file = directory / "own" / "device.pem", directory / "own" / "device.key"
@@ -47,7 +49,13 @@ class Device:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Broker]:
-        broker = make_broker(self.settings, "cam-1", ("edge/v1/cam-1/command",), Message("edge/v1/cam-1/status", b""))
+        broker = make_broker(
+            self.settings,
+            "cam-1",
+            ("edge/v1/cam-1/command",),
+            Message("edge/v1/cam-1/status", b""),
+            atomic_file=AtomicFile,
+        )
         task = asyncio.create_task(broker.run(asyncio.Event()))
         try:
             yield broker
@@ -93,19 +101,19 @@ async def until(true: Callable[[], object], timeout_s: float = 20) -> None:
 
 
 def waits_s(caplog: pytest.LogCaptureFixture, words: str) -> list[float]:
-    """How long the link said it would wait, where it said these words."""
-    said = [message for message in caplog.messages if words in message]
-    return [float(message.rpartition("again in ")[2].removesuffix(" s")) for message in said if "again in " in message]
+    """The waits that the link logged together with these words."""
+    lines = [re.search(r"retry_s=([\d.]+)", message) for message in caplog.messages if words in message]
+    return [float(line[1]) for line in lines if line]
 
 
-async def test_the_first_start_gets_a_certificate_and_the_next_ones_use_it(
+async def test_the_first_start_obtains_a_certificate_that_later_starts_use(
     device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     for _ in range(2):
         async with device.running() as link:
             await until(lambda: link.connected)
-            # The broker's access list lets the certificate of cam-1 do this, and nobody else's.
+            # The broker's access list allows this to the certificate of cam-1 only.
             await link.publish(Message("edge/v1/cam-1/event", b"hello"))
     assert [message.topic for message in service.received] == [CREATE, REGISTER]
     assert service.requests(REGISTER)[0]["parameters"] == {"SerialNumber": "cam-1", "Site": "roof"}
@@ -123,10 +131,10 @@ async def test_the_first_start_gets_a_certificate_and_the_next_ones_use_it(
     assert service.tokens[0] not in caplog.text
 
 
-async def test_a_claim_may_do_nothing_else(device: Device) -> None:
+async def test_a_claim_has_no_other_rights(device: Device) -> None:
     claim = device.settings.claim
     assert claim is not None
-    # Whoever has stolen it, and says that it is a device.
+    # A thief of the claim who pretends to be a device.
     stolen = device.settings.model_copy(update={"cert_file": claim.cert_file, "key_file": claim.key_file})
     device.settings = stolen.model_copy(update={"claim": None, "version": "5"})
     others = ("edge/v1/cam-1/status", "edge/v1/cam-2/command", f"{CREATE}/accepted", f"{REGISTER}s")
@@ -156,41 +164,41 @@ CASES: list[tuple[str, Callable[[Fields], tuple[str, bytes] | None], str]] = [
     (CREATE, lambda _: ("rejected", b"\xff"), "create-from-csr/json/rejected cannot be used"),
     (CREATE, lambda _: ("accepted", b"{}"), "create-from-csr/json/accepted cannot be used"),
     (CREATE, lambda fields: accepted({**fields, "more": "x" * 40_000}), "/accepted cannot be used"),
-    (CREATE, lambda fields: accepted({**fields, "certificatePem": "none"}), "the certificate that came cannot be read"),
-    (CREATE, another_key, "the certificate that came is for another key"),
-    (CREATE, lambda _: None, f"nothing answers on {CREATE}"),
+    (CREATE, lambda fields: accepted({**fields, "certificatePem": "none"}), "the issued certificate cannot be read"),
+    (CREATE, another_key, "the issued certificate is for another key"),
+    (CREATE, lambda _: None, f"no answer on {CREATE}"),
     (REGISTER, lambda _: rejected(400, "AccessDenied", "no such device"), "rejected: 400 AccessDenied: no such device"),
-    (REGISTER, lambda _: accepted({"thingName": "cam-2"}), "names the thing 'cam-2'; it has to be the device's id"),
+    (REGISTER, lambda _: accepted({"thingName": "cam-2"}), "names the thing 'cam-2'; it must be the device id"),
     (REGISTER, lambda _: ("accepted", b"[" * 30_000), "provision/json/accepted cannot be used"),
-    (REGISTER, lambda _: None, f"nothing answers on {REGISTER}"),
+    (REGISTER, lambda _: None, f"no answer on {REGISTER}"),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-async def test_whatever_is_answered_is_told_and_kept_out_until_it_is_good(
+async def test_unusable_answers_are_reported_and_not_stored(
     device: Device, service: AwsProvisioning, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(provisioning, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(provisioning, "_ANSWER_TIMEOUT_S", 1.0)
     caplog.set_level("DEBUG")
     async with device.running() as link:
         for topic, twist, words in CASES:
-            service.twist = {topic: twist}
+            service.overrides = {topic: twist}
             await until(lambda words=words: link.error and words in link.error)  # type: ignore[misc]
             assert not device.cert_file.exists()
-        # A service that repeats the secret.
-        service.twist = {REGISTER: lambda _: rejected(400, "Bad", f"the token {service.tokens[-1]} is bad")}
+        # The service repeats the secret.
+        service.overrides = {REGISTER: lambda _: rejected(400, "Bad", f"the token {service.tokens[-1]} is bad")}
         await until(lambda: link.error and "the token ... is bad" in link.error)
-        service.twist = {}
+        service.overrides = {}
         await until(lambda: link.connected)
     assert len(set(service.keys())) == 1
     assert not [token for token in service.tokens if token in caplog.text]
 
 
-async def test_what_is_refused_is_asked_for_again_much_later(
+async def test_a_refused_request_is_retried_much_later(
     device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.twist = {CREATE: lambda _: rejected(403, "AccessDenied", "no")}
+    service.overrides = {CREATE: lambda _: rejected(403, "AccessDenied", "no")}
     async with device.running() as link:
         await until(lambda: link.error and "403" in link.error)
     (wait_s,) = waits_s(caplog, "403")
@@ -200,36 +208,37 @@ async def test_what_is_refused_is_asked_for_again_much_later(
 @pytest.mark.parametrize(
     ("topic", "twist"), [(REGISTER, lambda _: accepted({"thingName": "cam-2"})), (CREATE, another_key)]
 )
-async def test_what_a_person_has_to_mend_is_said_and_not_asked_for_again_for_hours(
+async def test_an_answer_for_another_device_is_reported_and_not_retried_for_hours(
     device: Device,
     service: AwsProvisioning,
     caplog: pytest.LogCaptureFixture,
     topic: str,
     twist: Callable[[Fields], tuple[str, bytes]],
 ) -> None:
-    service.twist = {topic: twist}
+    service.overrides = {topic: twist}
     async with device.running() as link:
-        await until(lambda: link.error and "A person has to mend that" in link.error)
-    (wait_s,) = waits_s(caplog, "A person has to mend that")
+        await until(lambda: link.error and "Correct this, then restart the service" in link.error)
+    (wait_s,) = waits_s(caplog, "Correct this, then restart the service")
     assert 3_600 <= wait_s <= 7_200
     assert len(service.requests(CREATE)) == 1
     assert not device.cert_file.exists()
 
 
 def no_room_once_registered(device: Device, service: AwsProvisioning) -> Path:
-    """What is then in the certificate's way."""
+    """An obstacle at the path of the certificate."""
     in_the_way = device.cert_file.with_name("device.pem.new")
 
     def register(fields: Fields) -> tuple[str, bytes]:
         in_the_way.mkdir()
         return accepted(fields)
 
-    service.twist = {REGISTER: register}
+    service.overrides = {REGISTER: register}
     return in_the_way
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-async def test_a_registered_certificate_that_cannot_be_kept_is_held_until_it_can(
+async def test_a_registered_certificate_stays_in_memory_until_it_can_be_stored(
     device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -242,21 +251,22 @@ async def test_a_registered_certificate_that_cannot_be_kept_is_held_until_it_can
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_new_key_gets_a_certificate_of_its_own_and_not_the_one_that_was_held(
+async def test_a_new_key_does_not_get_the_certificate_in_memory(
     device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_the_way = no_room_once_registered(device, service)
     async with device.running() as link:
         await until(lambda: waits_s(caplog, "device.pem.new: "))
-        service.twist = {}
+        service.overrides = {}
         device.key_file.unlink()
         in_the_way.rmdir()
         await until(lambda: link.connected)
     assert len(set(service.keys())) == len(service.requests(REGISTER)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-async def test_nothing_is_asked_for_where_a_certificate_could_not_be_kept(
+async def test_no_certificate_is_requested_that_could_not_be_stored(
     device: Device, service: AwsProvisioning, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -271,7 +281,7 @@ async def test_nothing_is_asked_for_where_a_certificate_could_not_be_kept(
 
 
 @pytest.mark.parametrize("gone", ["cert_file", "key_file"])
-async def test_what_is_removed_while_the_link_is_up_is_got_anew_at_the_next_connection(
+async def test_removed_files_are_obtained_again_at_the_next_connection(
     device: Device, service: AwsProvisioning, broker: Mosquitto, gone: str
 ) -> None:
     async with TcpProxy(broker.port) as way:
@@ -279,7 +289,7 @@ async def test_what_is_removed_while_the_link_is_up_is_got_anew_at_the_next_conn
         async with device.running() as link:
             await until(lambda: link.connected)
             getattr(device, gone).unlink()
-            # The link lives on.
+            # The link stays open.
             await link.publish(Message("edge/v1/cam-1/event", b"hello"))
             assert len(service.received) == 2
             await way.cut()
@@ -288,27 +298,26 @@ async def test_what_is_removed_while_the_link_is_up_is_got_anew_at_the_next_conn
     assert len(set(service.keys())) == (1 if gone == "cert_file" else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-async def test_a_broker_that_goes_in_between_is_told_and_it_is_finished_once_it_is_back(
+async def test_provisioning_continues_after_a_broker_failure(
     device: Device, service: AwsProvisioning, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provisioning, "_ANSWER_S", 2.0)  # the device may be back before the service
-    service.twist = {REGISTER: lambda _: None}
+    monkeypatch.setattr(provisioning, "_ANSWER_TIMEOUT_S", 2.0)  # the device may reconnect before the service
+    service.overrides = {REGISTER: lambda _: None}
     async with device.running() as link:
         await until(lambda: service.requests(REGISTER))
         broker.kill()
-        await until(lambda: link.error and "connecting by the claim's: " in link.error)
+        await until(lambda: link.error and "connecting with the claim certificate failed: " in link.error)
         assert link.error is not None
         assert "connection refused" in link.error
-        service.twist = {}
+        service.overrides = {}
         broker.start()
         await until(lambda: link.connected)
     assert len(set(service.keys())) == 1
 
 
-async def test_claims_that_are_not_there_or_refused_are_told(
-    device: Device, tmp_path: Path, authority: Authority
-) -> None:
+async def test_missing_and_refused_claims_are_reported(device: Device, tmp_path: Path, authority: Authority) -> None:
     claim = device.settings.claim
     assert claim is not None
     (tmp_path / "other").mkdir()
@@ -319,12 +328,10 @@ async def test_claims_that_are_not_there_or_refused_are_told(
         device.settings = device.settings.model_copy(update={"claim": claim.model_copy(update=change)})
         async with device.running() as link:
             await until(lambda words=words: link.error and words in link.error)  # type: ignore[misc]
-            assert "no certificate of its own yet, connecting by the claim's: " in str(link.error)
+            assert "connecting with the claim certificate failed: " in str(link.error)
 
 
-async def test_a_certificate_that_is_refused_is_not_replaced(
-    device: Device, service: AwsProvisioning, tmp_path: Path
-) -> None:
+async def test_a_refused_certificate_is_not_replaced(device: Device, service: AwsProvisioning, tmp_path: Path) -> None:
     async with device.running() as link:
         await until(lambda: link.connected)
     (tmp_path / "other").mkdir()
@@ -336,7 +343,7 @@ async def test_a_certificate_that_is_refused_is_not_replaced(
         with pytest.raises(BrokerLost):
             await link.publish(Message("edge/v1/cam-1/event", b"hello"))
     assert len(service.received) == 2
-    # The one way to a new one.
+    # The only way to a new certificate.
     device.cert_file.unlink()
     async with device.running() as link:
         await until(lambda: link.connected)

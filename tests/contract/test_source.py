@@ -1,4 +1,4 @@
-"""What every source keeps to: the drawn camera, recordings of each kind and, in the camera root, the real picamera2."""
+"""The contract of every source: synthetic, recordings of each kind and, in the camera root, the real picamera2."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edge.camera.file import FileSource
 from edge.camera.port import Plan
 from edge.camera.synthetic import SyntheticSource
 from edge.core.access_unit import AccessUnit, Quality
-from edge.core.annexb import NAL_SPS, is_keyframe, nal_type, profile_level_id, split_annexb
+from edge.core.annexb import NAL_SPS, is_keyframe, level_for, nal_type, profile_level_id, split_annexb
 from edge.core.h264_profile import read_profile_level
 from edge.core.offer import read_offer
 from edge.errors import CameraUnavailable
@@ -41,25 +41,25 @@ OFFERS = Path(__file__).parents[1] / "offers"
 
 @dataclass
 class Sink:
-    """Collects, and lets a test wait for so many."""
+    """Collects access units, and lets a test wait for a number of them."""
 
     units: list[AccessUnit] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    _more: threading.Condition = field(default_factory=threading.Condition)
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
 
     def unit(self, unit: AccessUnit) -> None:
-        with self._more:
+        with self._arrived:
             self.units.append(unit)
-            self._more.notify_all()
+            self._arrived.notify_all()
 
     def failed(self, message: str) -> None:
-        with self._more:
+        with self._arrived:
             self.failures.append(message)
-            self._more.notify_all()
+            self._arrived.notify_all()
 
     def wait_for(self, count: int, quality: Quality = Quality.HD) -> list[AccessUnit]:
-        with self._more:
-            assert self._more.wait_for(lambda: len(self.of(quality)) >= count or self.failures, GENEROUS_S)
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.of(quality)) >= count or self.failures, GENEROUS_S)
         assert not self.failures
         return self.of(quality)[:count]
 
@@ -110,7 +110,7 @@ def picamera2(hd: Plan | None = None, sd: Plan | None = None, keyframe_interval_
     return Picamera2Source(0, hd or plan(), sd or plan(160, 120, 200_000), keyframe_interval_s, GENEROUS_S)
 
 
-# `auto` is decided the same way: by whether picamera2 is there and finds a camera.
+# `auto` makes the same choice: picamera2 if it is installed.
 CAMERAS: dict[str, Callable[..., Source]] = {"synthetic": synthetic}
 if importlib.util.find_spec("picamera2"):
     CAMERAS["picamera2"] = picamera2
@@ -178,22 +178,22 @@ def test_every_access_unit_decodes_in_order(source: Source) -> None:
     assert {(frame.width, frame.height) for frame in shown} == {(WIDTH, HEIGHT)}
 
 
-def test_the_format_tells_the_truth(source: Source) -> None:
+def test_the_format_matches_the_stream(source: Source) -> None:
     sink = Sink()
-    told = source.start({}, sink.unit, sink.failed).format
+    stream = source.start({}, sink.unit, sink.failed).format
     first = sink.wait_for(1)[0]
     source.stop()
     sps = next(nal for nal in split_annexb(first.payload) if nal_type(nal) == NAL_SPS)
-    assert told.profile_level_id == profile_level_id(sps)
-    assert (told.width, told.height, told.fps) == (WIDTH, HEIGHT, FPS)
+    assert stream.profile_level_id == profile_level_id(sps)
+    assert (stream.width, stream.height, stream.fps) == (WIDTH, HEIGHT, FPS)
 
 
-def test_timestamps_increase_at_the_rate_of_the_pictures_over_the_seam(source: Source) -> None:
-    begun_ns = time.monotonic_ns()
+def test_timestamps_increase_at_the_frame_rate_also_across_the_loop(source: Source) -> None:
+    started_ns = time.monotonic_ns()
     units = played(source, 2 * RECORDED_PICTURES + 5)
     stamps = [unit.captured_ns for unit in units]
     steps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
-    assert begun_ns <= stamps[0]
+    assert started_ns <= stamps[0]
     assert stamps[-1] <= time.monotonic_ns()
     assert min(steps) > 0
     assert sorted(steps)[len(steps) // 2] == pytest.approx(1e9 / FPS, rel=0.3)
@@ -214,7 +214,7 @@ def test_stop_is_final_and_start_works_again(source: Source) -> None:
         assert not sink.failures
 
 
-def test_orders_are_taken_while_it_runs(source: Source) -> None:
+def test_orders_are_accepted_while_it_runs(source: Source) -> None:
     sink = Sink()
     source.start({}, sink.unit, sink.failed)
     source.request_keyframe(Quality.HD)
@@ -231,12 +231,12 @@ def test_a_keyframe_comes_within_two_frames_of_the_request(make_camera: Callable
     for quality in Quality:
         before = len(sink.wait_for(5, quality))
         source.request_keyframe(quality)
-        asked_at = len(sink.of(quality))
-        units = sink.wait_for(asked_at + 8, quality)
+        requested_at = len(sink.of(quality))
+        units = sink.wait_for(requested_at + 8, quality)
         assert [unit.keyframe for unit in units[1:before]] == [False] * (before - 1)
-        # One may be with the encoder when the order comes.
-        assert [unit.keyframe for unit in units[asked_at:]].index(True) <= 2
-        assert sum(unit.keyframe for unit in units[asked_at:]) == 1
+        # One picture may be in the encoder when the request arrives.
+        assert [unit.keyframe for unit in units[requested_at:]].index(True) <= 2
+        assert sum(unit.keyframe for unit in units[requested_at:]) == 1
     source.stop()
 
 
@@ -249,20 +249,20 @@ def test_the_stream_is_constrained_baseline_at_the_level_it_needs(
 ) -> None:
     sink = Sink()
     source = make_camera(plan(width, height, max_bps))
-    told = source.start({}, sink.unit, sink.failed).format
+    stream = source.start({}, sink.unit, sink.failed).format
     (frame,) = pictures(sink.wait_for(1))
     source.stop()
-    profile_idc, constraints, level_idc = bytes.fromhex(told.profile_level_id)
+    profile_idc, constraints, level_idc = bytes.fromhex(stream.profile_level_id)
     assert (profile_idc, constraints & 0x40) == (66, 0x40)
     assert level_idc == level
-    assert (frame.width, frame.height) == (told.width, told.height) == (width, height)
+    assert (frame.width, frame.height) == (stream.width, stream.height) == (width, height)
 
 
 @pytest.mark.parametrize(("width", "height", "max_bps", "level"), SIZES)
-def test_the_answer_is_true_for_both_qualities_at_every_size(
+def test_one_answer_covers_both_qualities_at_every_size(
     make_camera: Callable[..., Source], width: int, height: int, max_bps: int, level: int
 ) -> None:
-    """A viewer is answered once, from HD's format, and may be given either on that connection."""
+    """A viewer negotiates once, from the format of HD, and may be sent either quality on that connection."""
     sink = Sink()
     source = make_camera(plan(width, height, max_bps))
     stream = read_profile_level(source.start({}, sink.unit, sink.failed).format.profile_level_id)
@@ -270,14 +270,17 @@ def test_the_answer_is_true_for_both_qualities_at_every_size(
     firsts = [sink.wait_for(1, quality)[0] for quality in Quality]
     source.stop()
     assert stream is not None
-    answered = read_profile_level(read_offer((OFFERS / "chrome.sdp").read_text()).choose(stream).profile_level_id)
-    assert answered is not None
+    negotiated = read_profile_level(read_offer((OFFERS / "chrome.sdp").read_text()).choose(stream).profile_level_id)
+    assert negotiated is not None
     for first in firsts:
         sps = next(nal for nal in split_annexb(first.payload) if nal_type(nal) == NAL_SPS)
         sent = read_profile_level(profile_level_id(sps))
         assert sent is not None
-        assert sent.profile is answered.profile
-        assert answered.carries(sent)
+        assert sent.profile is negotiated.profile
+        assert negotiated.carries(sent)
+        # The answer to a viewer that gets SD because of its level names this level.
+        if first.quality is Quality.SD:
+            assert sent.level_idc == level_for(160, 120, FPS, 200_000)
 
 
 def test_keyframes_stay_within_the_rate_buffer(make_camera: Callable[..., Source]) -> None:
@@ -290,7 +293,7 @@ def test_keyframes_stay_within_the_rate_buffer(make_camera: Callable[..., Source
 
 
 @pytest.mark.slow
-def test_a_lower_bitrate_makes_less_without_a_keyframe(make_camera: Callable[..., Source]) -> None:
+def test_a_lower_bitrate_makes_fewer_bytes_without_a_keyframe(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
     source = make_camera(plan(640, 360, 2_000_000), keyframe_interval_s=60)
     source.start({}, sink.unit, sink.failed)
@@ -302,7 +305,7 @@ def test_a_lower_bitrate_makes_less_without_a_keyframe(make_camera: Callable[...
     assert [unit.keyframe for unit in units[1:]] == [False] * 209
 
 
-def test_sd_is_encoded_while_it_is_asked_for_and_hd_goes_on(make_camera: Callable[..., Source]) -> None:
+def test_sd_is_encoded_while_requested_and_hd_goes_on(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
     source = make_camera()
     opening = source.start({}, sink.unit, sink.failed)
@@ -310,10 +313,10 @@ def test_sd_is_encoded_while_it_is_asked_for_and_hd_goes_on(make_camera: Callabl
     sink.wait_for(5)
     assert not sink.of(Quality.SD)
     for _ in range(2):
-        begun = len(sink.of(Quality.SD))
+        earlier = len(sink.of(Quality.SD))
         source.encode_sd(on=True)
         source.encode_sd(on=True)
-        units = sink.wait_for(begun + 10, Quality.SD)[begun:]
+        units = sink.wait_for(earlier + 10, Quality.SD)[earlier:]
         source.encode_sd(on=False)
         source.encode_sd(on=False)
         count = len(sink.of(Quality.SD))
@@ -321,14 +324,61 @@ def test_sd_is_encoded_while_it_is_asked_for_and_hd_goes_on(make_camera: Callabl
         assert len(sink.of(Quality.SD)) == count
         assert units[0].keyframe
         assert {(frame.width, frame.height) for frame in pictures(units)} == {(160, 120)}
-    # The same picture has the same time in both, whenever its encoder began.
+    # A picture has the same timestamp in both qualities, whenever its encoder was started.
     assert {unit.captured_ns for unit in units} <= {unit.captured_ns for unit in sink.of(Quality.HD)}
     source.stop()
     hd = sink.of(Quality.HD)
     assert [frame.pts for frame in pictures(hd)] == list(range(len(hd)))
 
 
-def test_sd_may_have_every_other_picture(make_camera: Callable[..., Source]) -> None:
+def no_second_encoder(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """From here on, the encoder of SD cannot be opened."""
+    if kind == "picamera2":
+        monkeypatch.setattr("picamera2.Picamera2.start_encoder", broken)
+    elif kind == "synthetic":
+        monkeypatch.setattr("edge.camera.synthetic.VideoCodecContext.create", broken)
+
+
+def broken(*_: object, **__: object) -> None:
+    raise ValueError("no memory for another encoder")
+
+
+@pytest.mark.parametrize("kind", [*CAMERAS, "h264"])
+def test_sd_that_cannot_be_encoded_is_camera_unavailable_and_hd_goes_on(
+    kind: str, recordings: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = CAMERAS[kind]() if kind in CAMERAS else FileSource(recordings[kind], FPS)
+    sink = Sink()
+    source.start({}, sink.unit, sink.failed)
+    try:
+        no_second_encoder(monkeypatch, kind)
+        with pytest.raises(CameraUnavailable):
+            source.encode_sd(on=True)
+        sink.wait_for(len(sink.units) + 10)
+        source.encode_sd(on=False)
+        monkeypatch.undo()
+        if kind in CAMERAS:
+            source.encode_sd(on=True)
+            sink.wait_for(3, Quality.SD)
+    finally:
+        source.stop()
+    assert not sink.failures
+
+
+def test_sd_that_fails_later_is_reported_once_and_hd_goes_on() -> None:
+    source = synthetic()
+    sink, sd_failures = Sink(), Sink()
+    source.start({}, sink.unit, sink.failed)
+    source.encode_sd(on=True, failed=sd_failures.failed)
+    sink.wait_for(3, Quality.SD)
+    assert isinstance(source, SyntheticSource)
+    source._encoders[Quality.SD].encode = broken  # type: ignore[assignment,method-assign]
+    sink.wait_for(len(sink.of(Quality.HD)) + 10)
+    source.stop()
+    assert sd_failures.failures == ["the encoder failed: no memory for another encoder"]
+
+
+def test_sd_may_have_half_the_frame_rate(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
     source = make_camera(plan(), plan(160, 120, 200_000, fps=FPS // 2))
     source.start({}, sink.unit, sink.failed)
@@ -346,7 +396,7 @@ def test_the_frame_rate_changes_while_it_runs(make_camera: Callable[..., Source]
     assert (opening.offered["fps"].highest, opening.offered["fps"].default) == (FPS, FPS)
     sink.wait_for(10)
     source.set_controls({"fps": 10})
-    before = len(sink.units) + 8  # those that the camera holds already
+    before = len(sink.units) + 8  # pictures already in the camera
     stamps = [unit.captured_ns for unit in sink.wait_for(before + 10)[before:]]
     source.set_controls({"fps": None})
     source.stop()
@@ -356,10 +406,10 @@ def test_the_frame_rate_changes_while_it_runs(make_camera: Callable[..., Source]
     assert [frame.pts for frame in pictures(units)] == list(range(len(units)))
 
 
-def test_controls_that_were_set_hold_when_it_opens(make_camera: Callable[..., Source]) -> None:
+def test_saved_controls_apply_when_it_opens(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
     source = make_camera()
-    opening = source.start({"fps": 10, "of another camera": 1}, sink.unit, sink.failed)
+    opening = source.start({"fps": 10, "control of another camera": 1}, sink.unit, sink.failed)
     stamps = [unit.captured_ns for unit in sink.wait_for(12)[2:]]
     source.stop()
     assert opening.values == {"fps": 10}
@@ -379,14 +429,14 @@ def test_a_snapshot_leaves_no_gap(make_camera: Callable[..., Source], width: int
     container = av.open(io.BytesIO(jpeg), "r")
     frame = next(container.decode(video=0))
     assert (frame.width, frame.height) == size
-    # The same picture as the video shows: alike in its brightness.
+    # The same picture as in the video, judged by its brightness.
     shown = pictures(units)[-1].reformat(*size, "gray").to_ndarray().mean()
     assert frame.reformat(format="gray").to_ndarray().mean() == pytest.approx(shown, abs=12)
     steps = [later.captured_ns - earlier.captured_ns for earlier, later in itertools.pairwise(units)]
     assert sorted(steps)[len(steps) // 2] == pytest.approx(1e9 / FPS, rel=0.3)
 
 
-def test_a_flip_is_a_blink_that_decodes_on(make_camera: Callable[..., Source]) -> None:
+def test_a_flip_is_a_short_break_in_a_stream_that_still_decodes(make_camera: Callable[..., Source]) -> None:
     sink = Sink()
     source = make_camera()
     source.start({}, sink.unit, sink.failed)
@@ -407,17 +457,17 @@ def test_a_flip_is_a_blink_that_decodes_on(make_camera: Callable[..., Source]) -
         assert max(steps) < 1e9
 
 
-def test_the_drawn_camera_is_set_as_a_real_one_is() -> None:
+def test_controls_change_the_synthetic_picture() -> None:
     source = synthetic()
     sink = Sink()
     source.start({"flip_vertical": True}, sink.unit, sink.failed)
-    turned = pictures(sink.wait_for(3))[-1].to_ndarray()[:HEIGHT]
+    flipped = pictures(sink.wait_for(3))[-1].to_ndarray()[:HEIGHT]
     source.set_controls({"flip_vertical": None, "brightness": 0.3})
     upright = pictures(sink.wait_for(30))[-1].to_ndarray()[:HEIGHT]
     source.stop()
-    assert block_code.read(np.asarray(turned[::-1], np.uint8)) is not None
-    assert block_code.read(np.asarray(turned, np.uint8)) is None
-    assert upright.mean() > turned.mean() + 40
+    assert block_code.read(np.asarray(flipped[::-1], np.uint8)) is not None
+    assert block_code.read(np.asarray(flipped, np.uint8)) is None
+    assert upright.mean() > flipped.mean() + 40
 
 
 def test_the_synthetic_picture_carries_the_time_it_was_drawn() -> None:
@@ -434,11 +484,13 @@ def test_the_synthetic_picture_carries_the_time_it_was_drawn() -> None:
 def test_a_recording_that_begins_in_the_middle_starts_at_its_first_keyframe(tmp_path: Path) -> None:
     units = played(FileSource(record(tmp_path / "cut.ts", skip=3), FPS), RECORDED_PICTURES)
     assert units[0].keyframe
-    # Ten pictures from the second keyframe on, then the seam.
+    # Ten pictures from the second keyframe on, then the loop.
     assert [number for number, unit in enumerate(units) if unit.keyframe] == [0, 10]
 
 
-def test_parameter_sets_only_at_the_start_are_repeated(tmp_path: Path, recordings: dict[str, Path]) -> None:
+def test_parameter_sets_from_the_start_are_repeated_at_each_keyframe(
+    tmp_path: Path, recordings: dict[str, Path]
+) -> None:
     payload = recordings["h264"].read_bytes()
     nals = split_annexb(payload)
     sets = [nal for nal in nals if nal_type(nal) in {7, 8}]
@@ -450,23 +502,23 @@ def test_parameter_sets_only_at_the_start_are_repeated(tmp_path: Path, recording
 
 
 @pytest.mark.parametrize("kind", ["h264", "ts", "mp4"])
-def test_b_frames_are_refused_in_words(tmp_path: Path, kind: str) -> None:
-    refused(record(tmp_path / f"b.{kind}", b_frames=2), "B-frames")
+def test_b_frames_are_rejected(tmp_path: Path, kind: str) -> None:
+    assert_rejected(record(tmp_path / f"b.{kind}", b_frames=2), "B-frames")
 
 
-def test_what_is_no_h264_recording_is_refused_in_words(tmp_path: Path, recordings: dict[str, Path]) -> None:
-    refused(tmp_path / "missing.mp4", "no such file")
+def test_a_file_that_is_not_an_h264_recording_is_rejected(tmp_path: Path, recordings: dict[str, Path]) -> None:
+    assert_rejected(tmp_path / "missing.mp4", "no such file")
     (tmp_path / "text.mp4").write_text("not a video")
-    refused(tmp_path / "text.mp4", "cannot be read")
-    refused(record(tmp_path / "other.mp4", codec="mpeg4"), "no H.264")
+    assert_rejected(tmp_path / "text.mp4", "cannot be read")
+    assert_rejected(record(tmp_path / "other.mp4", codec="mpeg4"), "no H.264")
     nals = split_annexb(recordings["h264"].read_bytes())
     bodies = [nal for nal in nals if nal_type(nal) != 5]
     (tmp_path / "none.h264").write_bytes(b"".join(b"\x00\x00\x00\x01" + nal for nal in bodies))
-    refused(tmp_path / "none.h264", "no keyframe")
+    assert_rejected(tmp_path / "none.h264", "no keyframe")
 
 
-def refused(path: Path, words: str) -> None:
+def assert_rejected(path: Path, cause: str) -> None:
     sink = Sink()
-    with pytest.raises(CameraUnavailable, match=words):
+    with pytest.raises(CameraUnavailable, match=cause):
         FileSource(path, FPS).start({}, sink.unit, sink.failed)
     assert not sink.units

@@ -1,4 +1,4 @@
-"""Machines with the daemon installed from a bundle, as an operator's device has it."""
+"""Machines with the daemon installed from a bundle, as on an operator's device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = "/etc/edge-streamer/edge-streamer.toml"
 
 
 def make_bundle(directory: Path, *arguments: str, architecture: str = "amd64") -> Path:
-    """By default for this machine, whose kind the booted machines are."""
+    """Make a bundle. The booted machines have the architecture of this machine, amd64."""
     make = [sys.executable, str(ROOT / "deploy/bundle/make.py"), "--arch", architecture]
     done = subprocess.run(
         [*make, "--out", str(directory), *arguments], check=False, capture_output=True, text=True, timeout=600
@@ -36,7 +36,7 @@ def release_of(bundle: Path) -> str:
 
 
 def unpack(bundle: Path, machine: Machine, directory: str = "/root/bundle") -> str:
-    """Where it is then, inside the machine."""
+    """Unpack a bundle on the machine; return its directory there."""
     there = machine.root / directory.lstrip("/")
     there.mkdir(parents=True, exist_ok=True)
     subprocess.run(["tar", "-xf", bundle, "-C", there], check=True)
@@ -44,7 +44,7 @@ def unpack(bundle: Path, machine: Machine, directory: str = "/root/bundle") -> s
 
 
 def edge_release(machine: Machine, *arguments: str, status: int = 0) -> dict[str, Any]:
-    """Run edge-release; its JSON."""
+    """Run edge-release; return its JSON, with its messages as `words`."""
     done = machine.try_run(
         "sh", "-c", 'edge-release "$@" --json 2>/tmp/words || echo "$?" >/tmp/status', "sh", *arguments
     )
@@ -56,7 +56,7 @@ def edge_release(machine: Machine, *arguments: str, status: int = 0) -> dict[str
 
 
 def install(machine: Machine, bundle: Path, site: Site, device: str, more: Mapping[str, Any] | None = None) -> None:
-    """From the bundle to a running service, by hand."""
+    """Install and start the service by hand."""
     there = unpack(bundle, machine)
     machine.run(f"{there}/edge-release", "install", there)
     site.provision(machine, device)

@@ -1,8 +1,9 @@
-"""The playbooks over real ssh on machines that were just flashed: what an operator sees, what a device is left with."""
+"""The playbooks over real ssh on machines that were just flashed: the output, and the state of the device."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 from datetime import timedelta
@@ -51,7 +52,7 @@ def operator(machine: Machine, site: Site, bundle: Path, tmp_path_factory: pytes
 
 
 def files_of(machine: Machine) -> str:
-    """Everything that an installation could have touched."""
+    """Everything below the installation's directories that has changed since /root/mark was touched."""
     places = "/etc /opt /usr/local /var/lib/edge-streamer /boot"
     return machine.run("sh", "-c", f"find {places} -newer /root/mark -not -path '*/.ansible*' 2>/dev/null | sort")
 
@@ -59,13 +60,20 @@ def files_of(machine: Machine) -> str:
 def test_check_mode_on_a_fresh_device_shows_what_would_change_and_changes_nothing(
     machine: Machine, operator: Operator
 ) -> None:
-    machine.shell("sleep 1.1; touch /root/mark; sleep 1.1")
+    machine.shell("rm -rf /var/lib/apt/lists/*; sleep 1.1; touch /root/mark; sleep 1.1")
     run = operator.play("install.yml", "--check", "--diff")
     assert run.status == 0, run.output
+    assert "no release is in force; a run would put" in run.output
     assert run.changed[machine.suite] > 5
     assert '+host = "' in run.output
     assert "PRIVATE KEY" not in run.output
     assert files_of(machine) == ""
+
+
+def test_a_rollback_of_a_device_that_was_never_installed(machine: Machine, operator: Operator) -> None:
+    run = operator.play("rollback.yml")
+    assert (run.status, run.failed) == (2, {machine.suite}), run.output
+    assert "the daemon is probably not installed" in run.message()
 
 
 def test_wrong_input_stops_with_one_sentence_before_anything_changes(
@@ -76,10 +84,10 @@ def test_wrong_input_stops_with_one_sentence_before_anything_changes(
     expired = {"device.pem": certificate.read_text(), "device.key": key.read_text()}
     own = operator.hosts[device]["edge_streamer_credentials"]
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"edge_streamer_bundle": "/nonexistent.tar"}, "/nonexistent.tar is not a bundle: make one with ./dev bundle"),
+        ({"edge_streamer_bundle": "/nonexistent.tar"}, "/nonexistent.tar cannot be read (No such file or directory, "),
         ({"edge_streamer_device_id": "a b"}, "a b has other characters than letters, digits, - and _"),
         ({"edge_streamer_gate_timeout_s": "soon"}, "edge_streamer_gate_timeout_s"),
-        ({"edge_streamer_files": {"../ca.pem": "x"}}, "../ca.pem is no name of a file"),
+        ({"edge_streamer_files": {"../ca.pem": "x"}}, "../ca.pem is not a plain file name"),
     ]
     machine.shell("sleep 1.1; touch /root/mark; sleep 1.1")
     for variables, words in cases:
@@ -90,13 +98,14 @@ def test_wrong_input_stops_with_one_sentence_before_anything_changes(
         (expired, "device.pem has expired: get a new one"),
         ({**own, "device.key": expired["device.key"]}, "device.key does not belong to device.pem"),
         ({**own, "device.pem": "nonsense"}, "device.pem is not a certificate in PEM"),
-        ({"device.pem": own["device.pem"]}, "device.key does not belong to device.pem"),
+        ({"device.pem": own["device.pem"]}, "does not have below /etc/edge-streamer: credentials/device.key"),
     ):
         operator.hosts[device]["edge_streamer_credentials"] = credentials
         run = operator.play("install.yml")
         assert (run.status, run.failed) == (2, {device}), run.output
         assert words in run.message()
     operator.hosts[device]["edge_streamer_credentials"] = own
+    assert files_of(machine) == ""
     for architecture, words in (
         ("armhf", "32-bit system (armhf): flash the 64-bit Raspberry Pi OS"),
         ("arm64", "the bundle is for amd64, this system is arm64: make one with ./dev bundle --arch arm64"),
@@ -109,7 +118,7 @@ def test_wrong_input_stops_with_one_sentence_before_anything_changes(
         "cp -P /etc/os-release /root/; rm /etc/os-release; echo 'PRETTY_NAME=\"Raspbian 11\"' >/etc/os-release"
     )
     assert "Raspbian 11 is not supported: flash" in operator.play("install.yml").message()
-    machine.shell("rm /etc/os-release; mv /root/os-release /etc/; touch /root/mark")
+    machine.shell("rm /etc/os-release; mv /root/os-release /etc/; sleep 1.1; touch /root/mark; sleep 1.1")
     unreachable = operator.hosts[device]["ansible_host"]
     operator.hosts[device]["ansible_host"] = unreachable.rpartition(".")[0] + ".250"
     run = operator.play("install.yml", "-T", "3")
@@ -124,7 +133,7 @@ async def test_from_nothing_to_a_picture(
     run = operator.play("install.yml")
     assert run.status == 0, run.output
     record_property("first_run_s", round(run.took_s, 1))
-    assert "is in force; it was away for" in run.output
+    assert "is in force; downtime " in run.output
     ready = machine.run(
         "python3", "-c", "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8081/readyz').read().decode())"
     )
@@ -141,6 +150,30 @@ async def test_from_nothing_to_a_picture(
     assert len(machine.read("/boot/firmware/cmdline.txt").splitlines()) == 1
     assert "SystemMaxUse=200M" in machine.read("/etc/systemd/journald.conf.d/edge-streamer.conf")
     assert "PRIVATE KEY" not in run.output
+
+
+def test_no_batch_is_started_after_one_with_a_failed_device(
+    machine: Machine, operator: Operator, bundle: Path, tmp_path: Path
+) -> None:
+    """Four names of one device. The second one refuses its bundle, or cannot be reached."""
+    hostile = changed_bundle(bundle, tmp_path, "9.0.0", lambda content: (content / "docs/x").symlink_to("/etc/shadow"))
+    fleet = Operator(tmp_path, operator.site, bundle, dict.fromkeys(("a", "b", "c", "d"), machine))
+    for host in fleet.hosts.values():
+        host.update(operator.hosts[machine.suite], edge_streamer_device_id=machine.suite)
+    fleet.hosts["b"]["edge_streamer_bundle"] = str(hostile)
+    run = fleet.play("install.yml", "--forks", "1", serial=[1, 2, 1])
+    assert (run.status, set(run.changed)) == (2, {"a", "b", "c"}), run.output
+    assert "the bundle is not safe to unpack (" in run.output
+    assert "no further batch is started, because these devices failed: b" in run.output
+    run = fleet.play("install.yml", "--limit", "b")
+    assert (run.status, run.failed) == (2, {"b"}), run.output
+    fleet.hosts["b"]["ansible_host"] = "nowhere.invalid"
+    for playbook in ("install.yml", "rollback.yml"):
+        run = fleet.play(playbook, "--check", "--forks", "1", "-T", "5", serial=[1, 2, 1])
+        assert (run.status != 0, set(run.changed)) == (True, {"a", "b", "c"}), run.output
+    # The other names wrote their own settings.
+    run = operator.play("install.yml")
+    assert run.status == 0, run.output
 
 
 def test_the_second_run_changes_nothing(
@@ -179,34 +212,81 @@ def test_a_new_certificate_restarts_the_daemon(machine: Machine, operator: Opera
     wait_for_broker(machine)
 
 
-def test_options_of_the_host(machine: Machine, operator: Operator) -> None:
-    run = operator.play(
-        "install.yml",
-        "--tags",
-        "host,boot",
-        edge_streamer_hardware_watchdog=True,
-        edge_streamer_hold_libcamera=False,
-        edge_streamer_boot_config=["dtoverlay=imx708"],
-    )
+def test_a_certificate_that_an_earlier_run_only_copied_restarts_the_daemon(
+    machine: Machine, operator: Operator, site: Site
+) -> None:
+    certificate, key = site.authority.issue(machine.suite)
+    mine = {"device.pem": certificate.read_text(), "device.key": key.read_text()}
+    operator.hosts[machine.suite]["edge_streamer_credentials"] = mine
+    before = machine.show(SERVICE, "MainPID")
+    assert operator.play("install.yml", "--tags", "files").status == 0
+    assert machine.show(SERVICE, "MainPID") == before
+    run = operator.play("install.yml", "--tags", "release")
+    assert (run.status, run.changed) == (0, {machine.suite: 1}), run.output
+    after = machine.show(SERVICE, "MainPID")
+    assert after != before
+    wait_for_broker(machine)
+    assert operator.play("install.yml", "--tags", "release").changed == {machine.suite: 0}
+    assert machine.show(SERVICE, "MainPID") == after
+
+
+def test_host_and_boot_options_are_applied_once_and_removed_again(machine: Machine, operator: Operator) -> None:
+    options: dict[str, Any] = {
+        "edge_streamer_hardware_watchdog": "yes",  # as `-e` passes it
+        "edge_streamer_hold_libcamera": "false",
+        "edge_streamer_boot_config": ["dtoverlay=imx708", "camera_auto_detect=0", "gpu_mem=64", "dtparam=audio=off"],
+    }
+    run = operator.play("install.yml", "--tags", "host,boot", **options)
     assert run.status == 0, run.output
     assert "they take effect with the next reboot" in run.output
     assert machine.run("systemctl", "show", "-p", "RuntimeWatchdogUSec", "--value").strip() == "15s"
     assert machine.try_run("ls", "/etc/apt/apt.conf.d/51edge-streamer").returncode == 2
-    assert "dtoverlay=imx708\n" in machine.read("/boot/firmware/config.txt")
+    lines = ["[all]", *options["edge_streamer_boot_config"]]
+    assert "\n".join(lines) + "\n" in machine.read("/boot/firmware/config.txt")
+    for _ in range(2):
+        run = operator.play("install.yml", "--tags", "host,boot", **options)
+        assert (run.status, run.changed) == (0, {machine.suite: 0}), run.output
     assert operator.play("install.yml", "--tags", "host,boot").status == 0
     assert "dtoverlay" not in machine.read("/boot/firmware/config.txt")
 
 
-def test_an_update_that_works_and_one_that_does_not(
-    machine: Machine, operator: Operator, newer: Path, crashing: Path, record_property: Callable[[str, object], None]
+def test_the_device_reboots_for_its_boot_options_and_makes_up_for_a_lost_reboot(
+    machine: Machine, operator: Operator
+) -> None:
+    # A container has the kernel options of its host: here, those that the device's own file had when it booted.
+    show = "cp /boot/firmware/cmdline.txt /run/cmdline; mount --bind /run/cmdline /proc/cmdline"
+    unit = f"[Unit]\nBefore=ssh.service\n[Service]\nType=oneshot\nExecStart=/bin/sh -c '{show}'\n"
+    machine.write("/etc/systemd/system/cmdline.service", unit + "[Install]\nWantedBy=multi-user.target\n")
+    machine.write("/boot/firmware/cmdline.txt", "console=tty1 rootwait\n\n")
+    machine.run("systemctl", "enable", "--now", "cmdline.service")
+    run = operator.play("install.yml", "--tags", "boot")
+    assert "they take effect with the next reboot" in run.output, run.output
+    assert machine.read("/boot/firmware/cmdline.txt") == "console=tty1 rootwait cgroup_enable=memory\n\n"
+    restarter = threading.Thread(target=machine.wait_rebooted, args=(120,))
+    restarter.start()
+    run = operator.play("install.yml", "--tags", "boot", edge_streamer_reboot=True)
+    restarter.join()
+    assert (run.status, run.changed) == (0, {machine.suite: 1}), run.output
+    run = operator.play("install.yml", "--tags", "boot", edge_streamer_reboot=True)
+    assert (run.status, run.changed) == (0, {machine.suite: 0}), run.output
+    machine.run("systemctl", "disable", "--now", "cmdline.service")
+
+
+def test_an_update_is_kept_and_one_that_crashes_is_rolled_back(
+    machine: Machine,
+    operator: Operator,
+    newer: Path,
+    crashing: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     wait_for_broker(machine)
-    run = operator.play("install.yml", edge_streamer_bundle=str(newer))
+    renamed = shutil.copy(newer, operator.directory / "any name.tar")
+    run = operator.play("install.yml", edge_streamer_bundle=str(renamed))
     assert run.status == 0, run.output
-    downtime_s = json.loads(machine.read("/opt/edge-streamer/last-switch.json"))["downtime_s"]
+    downtime_s = json.loads(machine.read("/run/edge-release-last-switch.json"))["downtime_s"]
     record_property("downtime_s", downtime_s)
     assert downtime_s <= 5
-    assert f"2.0.0-newer is in force; it was away for {downtime_s} s" in run.output
+    assert f"2.0.0-newer is in force; downtime {downtime_s} s" in run.output
     wait_for_broker(machine)
     run = operator.play("install.yml", edge_streamer_bundle=str(crashing))
     assert (run.status, run.failed) == (2, {machine.suite})
@@ -215,14 +295,21 @@ def test_an_update_that_works_and_one_that_does_not(
     wait_for_broker(machine)
 
 
-def test_rollback(machine: Machine, operator: Operator, bundle: Path) -> None:
+def test_the_rollback_playbook_returns_to_the_previous_release(
+    machine: Machine, operator: Operator, bundle: Path, newer: Path
+) -> None:
     run = operator.play("rollback.yml")
     assert run.status == 0, run.output
+    run = operator.play("install.yml", "--check", edge_streamer_bundle=str(newer))
+    assert (run.status, run.changed) == (0, {machine.suite: 1}), run.output
+    assert f"{release_of(bundle)} is in force; a run would put 2.0.0-newer in force" in run.output
     assert current(machine) == release_of(bundle)
     wait_for_broker(machine)
 
 
-def test_a_power_cut_in_the_middle_of_an_update(machine: Machine, operator: Operator, newer: Path) -> None:
+def test_an_update_that_a_power_cut_interrupts_is_completed_after_the_boot(
+    machine: Machine, operator: Operator, newer: Path
+) -> None:
     runs = []
     update = threading.Thread(target=lambda: runs.append(operator.play("install.yml", edge_streamer_bundle=str(newer))))
     update.start()
@@ -238,7 +325,12 @@ def test_a_power_cut_in_the_middle_of_an_update(machine: Machine, operator: Oper
     wait_for_broker(machine)
 
 
-def test_uninstall(machine: Machine, operator: Operator) -> None:
+def assert_purged(machine: Machine) -> None:
+    assert machine.try_run("ls", "/etc/edge-streamer", "/var/lib/edge-streamer").returncode == 2
+    assert machine.try_run("id", "edge-streamer").returncode == 1
+
+
+def test_the_uninstall_playbook_keeps_the_data_and_a_purge_removes_it(machine: Machine, operator: Operator) -> None:
     run = operator.play("uninstall.yml")
     assert run.status == 0, run.output
     assert machine.try_run("ls", "/opt/edge-streamer", "/etc/systemd/system/edge-streamer.service").returncode == 2
@@ -247,8 +339,13 @@ def test_uninstall(machine: Machine, operator: Operator) -> None:
     assert (run.status, run.changed) == (0, {machine.suite: 0})
     # What stayed serves the next installation.
     assert operator.play("install.yml").status == 0
+    assert operator.play("uninstall.yml").status == 0
+    # A purge also removes what an earlier uninstallation kept.
     assert operator.play("uninstall.yml", edge_streamer_purge=True).status == 0
-    assert machine.try_run("ls", "/etc/edge-streamer", "/var/lib/edge-streamer").returncode == 2
+    assert_purged(machine)
+    assert operator.play("install.yml").status == 0
+    assert operator.play("uninstall.yml", edge_streamer_purge=True).status == 0
+    assert_purged(machine)
 
 
 def test_only_bundles_with_the_right_signature_are_taken(
@@ -273,17 +370,17 @@ def test_only_bundles_with_the_right_signature_are_taken(
 def test_a_fleet_stops_at_the_first_batch_with_a_broken_device(
     network: Network, site: Site, bundle: Path, newer: Path, tmp_path: Path
 ) -> None:
-    """Three devices, of which the second does not come up with the new release."""
+    """Three devices, of which the second one cannot start the new release."""
     machines = {f"fleet-{n}": Machine(network, "trixie", f"fleet-{n}", packages=True) for n in (1, 2, 3)}
     try:
         for machine in machines.values():
             machine.boot()
         operator = Operator(tmp_path, site, bundle, machines)
-        run = operator.play("install.yml", edge_streamer_serial=["100%"])
+        run = operator.play("install.yml", serial=["100%"])
         assert (run.status, run.failed) == (0, set()), run.output
         for machine in machines.values():
             wait_for_broker(machine)
-        # A device on which the new release finds no room for its state.
+        # The new release cannot start on this device.
         drop_in = "[Service]\nExecStartPre=/bin/sh -c '! readlink /opt/edge-streamer/current | grep -q newer'\n"
         machines["fleet-2"].write(f"/etc/systemd/system/{SERVICE}.d/local.conf", drop_in)
         machines["fleet-2"].run("systemctl", "daemon-reload")

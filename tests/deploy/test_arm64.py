@@ -1,4 +1,4 @@
-"""The bundle for a Raspberry Pi, installed and run under emulation: `./dev test --arm64`, since it takes long."""
+"""The bundle for a Raspberry Pi, installed and run under emulation. Slow, so only with `./dev test --arm64`."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ async def test_the_bundle_installs_and_a_viewer_gets_pictures(
     record_property("install_s", round(time.monotonic() - began_s))
     program = f"/opt/edge-streamer/releases/{release_of(bundle)}/bin/edge-streamer"
     assert root.run(program, "--version").strip() == "0.1.0"
+    root.run(program, "token", "keygen", "--out", "/root/keys")
+    root.run("install", "-D", "/root/keys/jwks.json", "/etc/edge-streamer/jwks.json")
     assert "ok" in root.run(program, "check-config", f"{there}/edge-streamer.toml")
 
     port = free_port()
@@ -96,7 +98,7 @@ async def test_the_bundle_installs_and_a_viewer_gets_pictures(
                 viewer = Viewer(camera)
                 record_property("first_picture_ms", round(await viewer.join()))
                 since_ns = time.monotonic_ns()
-                await viewer.sees(25, PATIENCE_S)
+                await viewer.wait_for_pictures(25, PATIENCE_S)
                 record_property("fps", round(viewer.frame_rate(since_ns), 1))
                 status = await asyncio.to_thread(
                     lambda: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/status", timeout=30))

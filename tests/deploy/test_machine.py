@@ -1,4 +1,4 @@
-"""The rig of booted machines holds what the other tests of this directory build upon."""
+"""The rig of booted machines works as the other tests of this directory assume."""
 
 from __future__ import annotations
 

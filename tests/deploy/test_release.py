@@ -1,4 +1,4 @@
-"""Releases on a device: installed beside each other, switched with a gate, rolled back, removed."""
+"""Releases on a device: installed side by side, switched, rolled back, removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPT = "/opt/edge-streamer"
 def changed_bundle(
     bundle: Path, directory: Path, name: str, change: Callable[[Path], None], *, sums: bool = True
 ) -> Path:
-    """Another release: the same one with a change, under another name."""
+    """Make a bundle of another release: the same content under another name, with one change."""
     with tarfile.open(bundle) as archive:
         archive.extractall(directory, filter="fully_trusted")
     old = directory / bundle.stem
@@ -52,13 +52,13 @@ def changed_bundle(
 
 
 def runs_nothing(content: Path) -> None:
-    """A release whose daemon ends at once, although everything of it can be loaded."""
+    """Make a release whose daemon exits at once, although all its modules can be loaded."""
     unit = content / "systemd/edge-streamer.service"
     unit.write_text(unit.read_text().replace("run --config", "--no-such-option run --config"))
 
 
 def answers_without_a_picture(content: Path) -> None:
-    """A release that starts, and whose camera gives nothing."""
+    """Make a release that starts, and whose camera delivers nothing."""
     unit = content / "systemd/edge-streamer.service"
     unit.write_text(unit.read_text().replace("[Install]", "Environment=EDGE__CAMERA__SOURCE=picamera2\n[Install]"))
 
@@ -87,7 +87,7 @@ def wait_for_broker(machine: Machine) -> None:
 
 
 def put(machine: Machine, bundle: Path) -> str:
-    """Install it beside what runs; its release."""
+    """Install it beside the running release; return its release name."""
     machine.write(f"/root/{bundle.name}", bundle.read_bytes())
     edge_release(machine, "install", f"/root/{bundle.name}")
     machine.run("rm", f"/root/{bundle.name}")
@@ -95,7 +95,7 @@ def put(machine: Machine, bundle: Path) -> str:
 
 
 def opt(machine: Machine) -> Path:
-    """As seen from here, also while it boots."""
+    """The directory as seen from the host, also while the machine boots."""
     return machine.root / OPT.lstrip("/")
 
 
@@ -117,7 +117,7 @@ def test_applying_what_is_in_force_changes_nothing(machine: Machine, bundle: Pat
     assert machine.show(SERVICE, "MainPID") == before
 
 
-def test_a_release_that_works_is_put_in_force_and_the_old_one_kept(
+def test_a_working_release_is_put_in_force_and_the_old_one_kept(
     machine: Machine, bundle: Path, releases: dict[str, Path]
 ) -> None:
     wait_for_broker(machine)
@@ -172,8 +172,8 @@ def test_settings_that_work_are_put_in_force(machine: Machine, site: Site) -> No
     assert machine.run("stat", "-c", "%U:%G %a", SETTINGS) == "root:edge-streamer 640\n"
 
 
-def test_a_power_cut_in_the_middle_of_a_switch(machine: Machine, releases: dict[str, Path]) -> None:
-    """The device comes up with one of the two releases, whole, and finishes the switch."""
+def test_a_power_cut_during_a_switch_leaves_a_working_release(machine: Machine, releases: dict[str, Path]) -> None:
+    """The device boots with one of the two releases, complete, and finishes the switch."""
     third = put(machine, releases["third"])
     for moment_s in (0.0, 0.3, 0.8, 1.5, 2.5):
         wait_for_broker(machine)
@@ -184,14 +184,17 @@ def test_a_power_cut_in_the_middle_of_a_switch(machine: Machine, releases: dict[
         machine.wait((opt(machine) / "switch.json").exists, 60, "the switch")
         time.sleep(moment_s)
         machine.cut()
+        interrupted = machine.has_written(f"{OPT}/switch.json")
+        assert interrupted or moment_s > 0  # a fast machine finishes the switch before the later moments
         machine.boot()
         machine.wait(lambda: not (opt(machine) / "switch.json").exists(), 60, "the switch's end")
         assert current(machine) == third
-        assert json.loads(machine.read(f"{OPT}/last-switch.json"))["outcome"] == "applied"
+        if interrupted:
+            assert json.loads(machine.read("/run/edge-release-last-switch.json"))["outcome"] == "applied"
         assert machine.show(SERVICE, "ActiveState") == "active"
 
 
-def test_a_power_cut_in_the_middle_of_an_install(machine: Machine, releases: dict[str, Path]) -> None:
+def test_a_power_cut_during_an_install_leaves_a_working_release(machine: Machine, releases: dict[str, Path]) -> None:
     running = current(machine)
     bundle = releases["crashes"]
     machine.write("/root/new.tar", bundle.read_bytes())
@@ -223,7 +226,7 @@ def test_a_stopped_stream_stays_stopped_over_an_update(machine: Machine) -> None
     post(machine, "/api/v1/stream/start")
 
 
-def test_uninstall_leaves_what_it_says_and_nothing_else(machine: Machine) -> None:
+def test_uninstall_leaves_only_what_it_lists(machine: Machine) -> None:
     result = edge_release(machine, "uninstall")
     assert result["kept"] == ["/etc/edge-streamer", "/var/lib/edge-streamer", "/etc/sysusers.d/edge-streamer.conf"]
     names = "\\( -name '*edge-streamer*' -o -name 'edge-release*' \\)"
@@ -262,12 +265,12 @@ def test_a_damaged_bundle_is_refused(
     if words.startswith("SHA256SUMS"):
         assert words in machine.try_run(f"{where}/edge-release", "check", where).stdout
     else:
-        # The description was changed with it, so its sum is put right first.
+        # The change also changed the description, whose checksum is corrected first.
         machine.shell(f"cd {where}; sed -i '/release.json$/d' SHA256SUMS; sha256sum release.json >>SHA256SUMS")
         assert words in machine.try_run(f"{where}/edge-release", "check", where).stdout
 
 
-def test_a_signature_is_asked_for_where_a_key_is(machine: Machine, tmp_path: Path) -> None:
+def test_a_signature_is_required_if_there_is_a_key(machine: Machine, tmp_path: Path) -> None:
     for name in ("own", "other"):
         key = tmp_path / f"{name}.key"
         subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
@@ -276,7 +279,7 @@ def test_a_signature_is_asked_for_where_a_key_is(machine: Machine, tmp_path: Pat
     where = unpack(signed, machine, "/root/signed")
     for name in ("own", "other"):
         machine.write(f"/root/{name}.pub", (tmp_path / f"{name}.pub").read_bytes())
-    assert "takes" in machine.run(f"{where}/edge-release", "check", "--public-key", "/root/own.pub", where)
+    assert "can run" in machine.run(f"{where}/edge-release", "check", "--public-key", "/root/own.pub", where)
     done = machine.try_run(f"{where}/edge-release", "check", "--public-key", "/root/other.pub", where)
     assert (done.returncode, "signature does not match" in done.stdout) == (1, True)
     machine.run("rm", f"{where}/SHA256SUMS.sig")
@@ -286,7 +289,7 @@ def test_a_signature_is_asked_for_where_a_key_is(machine: Machine, tmp_path: Pat
     )
 
 
-def test_what_the_machine_is_not_fit_for_is_said_in_one_sentence(machine: Machine, bundle: Path) -> None:
+def test_an_unsuitable_machine_is_refused_in_one_sentence(machine: Machine, bundle: Path) -> None:
     where = unpack(bundle, machine)
     for setup, undo, words in (
         (

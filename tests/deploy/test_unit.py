@@ -1,4 +1,4 @@
-"""The unit on a running systemd, 252 and 257: supervised, sandboxed, and there again after what happens to a device."""
+"""The unit on a running systemd, 252 and 257: supervised, sandboxed, and restarted after faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from edge.client import Camera
+    from edge.client import RemoteCamera
     from tests.rigs.machine import Network
     from tests.rigs.site import Site
 
@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SERVICE = "edge-streamer.service"
 WATCHDOG_S = 5
-# Loaded into the service's Python: at SIGUSR1 its main thread, and so its event loop, does nothing any more.
+# Loaded into the service's Python: SIGUSR1 blocks its main thread, and so its event loop.
 HANG = "import signal; signal.signal(signal.SIGUSR1, lambda *_: __import__('time').sleep(1e6))"
-# What a program in the service's sandbox may do, printed as JSON.
+# Prints, as JSON, what a program in the service's sandbox may do.
 SANDBOX = """
 import ctypes, json, os, pathlib, socket, subprocess
 def tried(action):
@@ -71,7 +71,7 @@ def machine(request: pytest.FixtureRequest, network: Network, site: Site, bundle
 
 @pytest.fixture(autouse=True)
 def _runs(machine: Machine) -> Iterator[None]:
-    """Every test begins with a service that runs and was not restarted, and may leave it as it likes."""
+    """Restart the service before each test, and reset its restart counter."""
     machine.run("systemctl", "reset-failed", SERVICE)
     machine.run("systemctl", "restart", SERVICE)
     yield
@@ -92,14 +92,14 @@ print(json.dumps(json.load(urllib.request.urlopen(request, timeout=20))))"""
 
 
 def processes(machine: Machine) -> set[int]:
-    """All of the service's user."""
+    """All processes of the service's user."""
     found = machine.try_run("pgrep", "-u", "edge-streamer").stdout.split()
     return {int(one) for one in found}
 
 
 @asynccontextmanager
-async def watched(site: Site, device: str) -> AsyncIterator[tuple[Camera, Viewer]]:
-    """A viewer who sees pictures of the device."""
+async def watched(site: Site, device: str) -> AsyncIterator[tuple[RemoteCamera, Viewer]]:
+    """Connect a viewer, and wait until it decodes pictures of the device."""
     async with site.client() as client:
         camera = client.camera(device)
         async with asyncio.timeout(30):
@@ -107,7 +107,7 @@ async def watched(site: Site, device: str) -> AsyncIterator[tuple[Camera, Viewer
         viewer = Viewer()
         try:
             await viewer.watch(camera, token=site.token(device))
-            await viewer.more_pictures()
+            await viewer.wait_for_pictures()
             yield camera, viewer
         finally:
             await viewer.close()
@@ -119,21 +119,21 @@ def test_the_unit_verifies_and_is_confined(machine: Machine) -> None:
     assert rows
     score = machine.run("systemd-analyze", "security", "--no-pager", SERVICE).splitlines()[-1]
     assert float(score.split(": ")[1].split()[0]) <= 1.5, score
-    # The first version of systemd that knows a drop-in's settings has it.
+    # A drop-in is installed only if this systemd has its settings.
     drop_ins = machine.show(SERVICE, "DropInPaths")
     newer = not machine.run("systemctl", "--version").startswith("systemd 252")
     assert ("254-restart-steps" in drop_ins, "257-private-tmp" in drop_ins) == (newer, newer)
 
 
-def test_ready_and_a_line_of_status(machine: Machine) -> None:
+def test_systemd_gets_ready_and_a_status_line(machine: Machine) -> None:
     assert machine.show(SERVICE, "ActiveState") == "active"
     machine.wait(lambda: "broker connected" in machine.show(SERVICE, "StatusText"), what="a status line")
-    assert machine.show(SERVICE, "StatusText").startswith("streaming wanted, camera ")
+    assert machine.show(SERVICE, "StatusText").startswith("streaming enabled, camera ")
 
 
-def test_what_the_sandbox_allows(machine: Machine) -> None:
-    """A program in the place of the daemon, with all that the unit puts around it."""
-    # Where a Raspberry Pi has the camera's: owned by the group video. This kernel's console memory stands in for it.
+def test_sandbox_allows_only_what_the_daemon_uses(machine: Machine) -> None:
+    """A program that runs instead of the daemon, in the sandbox of the unit."""
+    # A camera node of a Raspberry Pi, owned by the group video. Here it is the console memory of this kernel.
     machine.run("mknod", "-m", "660", "/dev/vchiq", "c", "7", "0")
     machine.run("chgrp", "video", "/dev/vchiq")
     machine.run("mknod", "-m", "666", "/dev/fuse", "c", "10", "229")
@@ -159,7 +159,7 @@ def test_what_the_sandbox_allows(machine: Machine) -> None:
     }
 
 
-def test_a_hung_main_loop_is_ended_and_is_back_within_ten_seconds(machine: Machine) -> None:
+def test_a_hung_main_loop_is_killed_and_restarted_within_ten_seconds(machine: Machine) -> None:
     release = machine.run("readlink", "-f", "/opt/edge-streamer/current").strip()
     packages = machine.run("sh", "-c", f"echo {release}/lib/python3.*/site-packages").strip()
     machine.write(f"{packages}/hang.pth", HANG)
@@ -187,7 +187,7 @@ def test_a_crash_restarts_it_and_no_process_is_left(machine: Machine) -> None:
     assert processes(machine) == set()
 
 
-def test_idle_stopped_brokerless_and_cameraless_devices_are_left_alone(machine: Machine, site: Site) -> None:
+def test_idle_stopped_brokerless_and_cameraless_devices_are_not_restarted(machine: Machine, site: Site) -> None:
     before = pid(machine)
     status_of(machine, "/api/v1/stream/stop", "POST")
     site.broker.stop()
@@ -199,7 +199,7 @@ def test_idle_stopped_brokerless_and_cameraless_devices_are_left_alone(machine: 
     status_of(machine, "/api/v1/stream/start", "POST")
     time.sleep(2 * WATCHDOG_S)
     assert (pid(machine), machine.show(SERVICE, "NRestarts")) == (before, "0")
-    # No picamera2 here: as with a camera that is not connected.
+    # Without picamera2, as with a camera that is not connected.
     machine.write(
         f"/etc/systemd/system/{SERVICE}.d/camera.conf", "[Service]\nEnvironment=EDGE__CAMERA__SOURCE=picamera2\n"
     )
@@ -212,7 +212,7 @@ def test_idle_stopped_brokerless_and_cameraless_devices_are_left_alone(machine: 
     assert (pid(machine), machine.show(SERVICE, "NRestarts")) == (before, "0")
 
 
-async def test_stop_says_goodbye_within_three_seconds(machine: Machine, site: Site) -> None:
+async def test_stop_closes_sessions_within_three_seconds(machine: Machine, site: Site) -> None:
     device = machine.suite
     async with watched(site, device) as (camera, viewer):
         events = camera.events()
@@ -234,7 +234,7 @@ async def test_stop_says_goodbye_within_three_seconds(machine: Machine, site: Si
     assert machine.show(SERVICE, "Result") == "success"
 
 
-async def test_the_journal_says_which_session_a_line_is_about(machine: Machine, site: Site) -> None:
+async def test_a_journal_line_names_its_session(machine: Machine, site: Site) -> None:
     async with watched(site, machine.suite) as (_, viewer):
         session = viewer.session
     sessions = {row.get("EDGE_SESSION") for row in machine.journal_rows(SERVICE)}
@@ -281,16 +281,23 @@ def test_a_power_cut_keeps_the_state(machine: Machine) -> None:
 
 
 async def test_a_read_only_root_does_not_stop_the_video(machine: Machine, site: Site) -> None:
-    """A card that the kernel mounted read-only at boot: systemd cannot even make the state directory."""
+    """The kernel mounted the SD card read-only at boot, so systemd cannot create the state directory."""
     machine.cut()
     machine.boot(read_only=True)
     try:
         machine.wait(lambda: machine.show(SERVICE, "SubState") == "running", 60)
         async with watched(site, machine.suite) as (_, viewer):
-            await viewer.more_pictures()
-            # What needs the disk is refused or lost, and said; the picture stays.
-            status_of(machine, "/api/v1/stream/stop", "POST")
-            status_of(machine, "/api/v1/stream/start", "POST")
+            await viewer.wait_for_pictures()
+            # Commands that need the disk take effect, and are answered with `not_kept`.
+            for command in ("stop", "start"):
+                url = f"http://127.0.0.1:8081/api/v1/stream/{command}"
+                script = f"""import urllib.error, urllib.request
+try:
+    urllib.request.urlopen(urllib.request.Request("{url}", method="POST"), timeout=20)
+except urllib.error.HTTPError as exc:
+    print(exc.code, exc.read().decode())"""
+                assert "507" in (answer := machine.run("python3", "-c", script)), answer
+                assert "not_kept" in answer
         async with watched(site, machine.suite):
             pass
         assert machine.show(SERVICE, "NRestarts") == "0"

@@ -1,4 +1,4 @@
-"""What fuzzing begins with: the committed seeds, and the recorded offers."""
+"""The inputs that fuzzing starts from: the committed seeds and the recorded offers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An offer through aiortc itself, as the daemon's own peers hand it over."""
+"""Run an offer through aiortc, by the daemon's own peers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edge.streaming.hub import Hub
 from edge.streaming.peer import PeerFactory
 from edge.streaming.settings import IceSettings, RtpSettings
 
-_ANSWERED_S = 20.0
+_ANSWER_TIMEOUT_S = 20.0
 
 
-class _Nothing:
-    """The camera, and who is told of a peer."""
+class _NullPorts:
+    """A camera and a listener for peer events that both do nothing."""
 
     def request_keyframe(self, quality: Quality) -> None: ...
 
@@ -29,11 +29,15 @@ class _Nothing:
 
     def lost(self) -> None: ...
 
+    def relay_lost(self) -> None: ...
+
+    def failed(self) -> None: ...
+
     def local_candidate(self, line: str | None) -> None: ...
 
 
 class Engine:
-    """Peers of a hub without a camera, each for one offer."""
+    """A hub without a camera. Each offer gets a new peer."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -47,25 +51,26 @@ class Engine:
     async def _begin(self) -> None:
         counters: Counter[str] = Counter()
         frame_s = dict.fromkeys(Quality, 1 / 30)
-        hub = Hub(_Nothing(), time.monotonic, counters, frame_s)
+        hub = Hub(_NullPorts(), time.monotonic, counters, frame_s)
         self._factory = PeerFactory(hub, IceSettings(), RtpSettings(), counters, frame_s=1 / 30)
 
     def close(self) -> None:
         self._loop.close()
 
-    def take(self, data: bytes) -> None:
-        """Raises: whatever aiortc raises and the peer does not turn into a code."""
-        self._loop.run_until_complete(asyncio.wait_for(self._take(data.decode(errors="replace")), _ANSWERED_S))
+    def answer(self, data: bytes) -> None:
+        """Answer an offer. Raises: any error of aiortc that the peer does not turn into an error code."""
+        self._loop.run_until_complete(asyncio.wait_for(self._answer(data.decode(errors="replace")), _ANSWER_TIMEOUT_S))
         assert not self._bugs, self._bugs
 
-    async def _take(self, sdp: str) -> None:
+    async def _answer(self, sdp: str) -> None:
         try:
             offer = read_offer(sdp)
             choice = offer.choose(self._stream)
         except Rejected:
             return
-        peer = self._factory(_Nothing(), [], Quality.HD)
+        peer = self._factory(_NullPorts(), [], Quality.HD)
         try:
+            await peer.accept(offer, choice)
             answer = await peer.answer(offer, choice, trickle=True)
             assert answer.count("\r\nm=") == len(offer.sections)
         except Rejected as exc:

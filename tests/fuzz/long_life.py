@@ -1,4 +1,4 @@
-"""One door that takes message after message, each a changed seed: whatever it keeps for too long grows."""
+"""Send all messages to one device, each a mutated seed: state that is kept for too long shows as memory growth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tests.fuzz.corpus import EXPIRES_AT, corpus
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import mutate
 from tests.fuzz.targets import messages
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tests.fuzz.targets import Targets
 
 EXPIRES_S = b"1795176060"
-"""As the tokens of the seeds have it."""
+"""The expiry time in the tokens of the seeds."""
 
 
 def _at(data: bytes, wall_s: float, number: int) -> bytes:
-    """A seed as it would come then: not expired, and mostly not a repetition."""
+    """Adapt a seed to the time `wall_s`: not expired, and in most cases not a repetition."""
     expires_at = datetime.fromtimestamp(wall_s + 30, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     data = data.replace(EXPIRES_AT.encode(), expires_at.encode()).replace(EXPIRES_S, b"%d" % (wall_s + 60))
     for name in (b'"id": "', b'\\"jti\\": \\"'):
@@ -31,23 +31,26 @@ def _at(data: bytes, wall_s: float, number: int) -> bytes:
 
 
 def run(targets: Targets, progress: Progress, seed: int, found: Callable[[bytes], None]) -> None:
-    """Raises: whatever an input raised, after `found` was told it; those before it come again with the same seed."""
-    chance = random.Random(seed)
+    """Run the stage. `found` is called with an input that raised; the same seed repeats the inputs before it.
+
+    Raises: the exception of that input.
+    """
+    rng = random.Random(seed)
     seeds = [data for data in corpus().values() if data[:1] in b"or"]
     for authority in (False, True):
         last = progress.done + (progress.inputs - progress.done) // (1 if authority else 2)
         letter = b"r" if authority else b"o"
 
-        def turn(wall_s: float, last: int = last, letter: bytes = letter) -> list[Message] | None:
+        def next_messages(wall_s: float, last: int = last, letter: bytes = letter) -> list[Message] | None:
             if progress.done == last:
                 return None
-            progress.one(targets.doors.outcomes)
-            data = mutated(_at(chance.choice(seeds), wall_s, progress.done), chance, seeds)
+            progress.one(targets.commands.outcomes)
+            data = mutate(_at(rng.choice(seeds), wall_s, progress.done), rng, seeds)
             progress.begin(letter + data[1:])
             return messages(data[1:])
 
         try:
-            targets.doors.live(turn, authority=authority)
+            targets.commands.run_long(next_messages, authority=authority)
         except BaseException:
             found(progress.latest)
             raise

@@ -1,4 +1,4 @@
-"""Inputs made from others by the parts of messages: changed bytes alone would hardly get past the first check."""
+"""Mutate inputs by the parts of messages: random bytes would rarely pass the first check."""
 
 from __future__ import annotations
 
@@ -70,106 +70,106 @@ _WORDS = (
 )
 
 
-def mutated(data: bytes, chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Another input of the same kind, by one to four changes."""
+def mutate(data: bytes, rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """Make another input of the same kind by one to four changes."""
     letter, text = data[:1], data[1:]
-    for _ in range(chance.choice((1, 1, 2, 4))):
+    for _ in range(rng.choice((1, 1, 2, 4))):
         if letter in b"or":
-            text = _of_messages(text, chance, [seed[1:] for seed in seeds if seed[:1] in b"or"])
+            text = _mutate_messages(text, rng, [seed[1:] for seed in seeds if seed[:1] in b"or"])
         elif letter == b"s":
-            text = sdp_mutated(text.decode(errors="replace"), chance).encode()
-        elif letter in b"ij" and chance.random() < 0.7:
-            text = _of_json(text, chance)
+            text = mutate_sdp(text.decode(errors="replace"), rng).encode()
+        elif letter in b"ij" and rng.random() < 0.7:
+            text = _mutate_json(text, rng)
         else:
-            text = _of_words(text, chance)
+            text = _mutate_words(text, rng)
     return letter + text
 
 
-def sdp_mutated(sdp: str, chance: random.Random) -> str:
-    """With a line taken out, twice, elsewhere, changed, or one of those that hurt."""
+def mutate_sdp(sdp: str, rng: random.Random) -> str:
+    """Remove, repeat, move or change a line, or insert one of `SDP_LINES`."""
     lines = sdp.split("\n")
-    at = chance.randrange(len(lines))
-    match chance.randrange(6):
+    at = rng.randrange(len(lines))
+    match rng.randrange(6):
         case 0:
-            del lines[at : at + chance.choice((1, 1, 5))]
+            del lines[at : at + rng.choice((1, 1, 5))]
         case 1:
-            lines[at:at] = [lines[at]] * chance.choice((1, 1, 1, 40, 2000))
+            lines[at:at] = [lines[at]] * rng.choice((1, 1, 1, 40, 2000))
         case 2:
-            lines.insert(chance.randrange(len(lines)), lines.pop(at))
+            lines.insert(rng.randrange(len(lines)), lines.pop(at))
         case 3:
-            lines[at] = _of_words(lines[at].encode(errors="replace"), chance).decode(errors="replace")
+            lines[at] = _mutate_words(lines[at].encode(errors="replace"), rng).decode(errors="replace")
         case _:
-            lines.insert(at, chance.choice(SDP_LINES))
+            lines.insert(at, rng.choice(SDP_LINES))
     return "\n".join(lines)
 
 
-def _of_messages(text: bytes, chance: random.Random, others: Sequence[bytes]) -> bytes:
+def _mutate_messages(text: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
     lines = text.split(b"\n")
-    at = chance.randrange(len(lines))
-    match chance.randrange(10):
+    at = rng.randrange(len(lines))
+    match rng.randrange(10):
         case 0:
             del lines[at]
         case 1:
             lines.insert(at, lines[at])
         case 2:
-            lines.insert(at, chance.choice(chance.choice(others).split(b"\n")))
+            lines.insert(at, rng.choice(rng.choice(others).split(b"\n")))
         case 3:
-            lines[at] = b"@edge/v1/cam-1/reply/bff-" + chance.choice((b"1 ", b"2 ", b"/ ", b"")) + lines[at]
+            lines[at] = b"@edge/v1/cam-1/reply/bff-" + rng.choice((b"1 ", b"2 ", b"/ ", b"")) + lines[at]
         case 4:
-            lines[at] = _of_words(lines[at], chance)
+            lines[at] = _mutate_words(lines[at], rng)
         case _:
-            lines[at] = _of_json(lines[at], chance)
+            lines[at] = _mutate_json(lines[at], rng)
     return b"\n".join(lines[:40])
 
 
-def _of_words(text: bytes, chance: random.Random) -> bytes:
+def _mutate_words(text: bytes, rng: random.Random) -> bytes:
     words = list(_WORD.finditer(text))
     if not words:
-        return text + chance.choice(_WORDS)
-    word = chance.choice(words)
-    return text[: word.start()] + chance.choice((*_WORDS, chance.choice(words)[0])) + text[word.end() :]
+        return text + rng.choice(_WORDS)
+    word = rng.choice(words)
+    return text[: word.start()] + rng.choice((*_WORDS, rng.choice(words)[0])) + text[word.end() :]
 
 
-def _of_json(text: bytes, chance: random.Random) -> bytes:
+def _mutate_json(text: bytes, rng: random.Random) -> bytes:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return _of_words(text, chance)
-    if isinstance(value, dict) and "token" in value and chance.random() < 0.3:
-        value["token"] = _of_json(str(value["token"]).encode(errors="replace"), chance).decode(errors="replace")
-        return written(value)
-    if isinstance(value, dict) and chance.random() < 0.1:
-        value["type"] = chance.choice(sorted(BODIES))
-        return written(value)
-    text = written(_node_changed(value, chance))
-    if isinstance(value, dict) and value and text.endswith(b"}") and chance.random() < 0.1:  # a key twice
-        text = text[:-1] + b", " + written({chance.choice(list(value)): chance.choice(WILD)})[1:]
+        return _mutate_words(text, rng)
+    if isinstance(value, dict) and "token" in value and rng.random() < 0.3:
+        value["token"] = _mutate_json(str(value["token"]).encode(errors="replace"), rng).decode(errors="replace")
+        return to_json(value)
+    if isinstance(value, dict) and rng.random() < 0.1:
+        value["type"] = rng.choice(sorted(BODIES))
+        return to_json(value)
+    text = to_json(_mutate_node(value, rng))
+    if isinstance(value, dict) and value and text.endswith(b"}") and rng.random() < 0.1:  # a duplicate key
+        text = text[:-1] + b", " + to_json({rng.choice(list(value)): rng.choice(WILD)})[1:]
     return text
 
 
-def _node_changed(value: Any, chance: random.Random) -> Any:
-    if isinstance(value, dict) and value and chance.random() < 0.9:
-        key = chance.choice(list(value))
-        if key == "sdp" and isinstance(value[key], str) and chance.random() < 0.8:
-            return {**value, key: sdp_mutated(value[key], chance)}
-        match chance.randrange(8):
+def _mutate_node(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(list(value))
+        if key == "sdp" and isinstance(value[key], str) and rng.random() < 0.8:
+            return {**value, key: mutate_sdp(value[key], rng)}
+        match rng.randrange(8):
             case 0:
-                return {name: kept for name, kept in value.items() if name != key}
+                return {name: item for name, item in value.items() if name != key}
             case 1:
-                return {**value, chance.choice(("", "x", "session", "viewer", "audio", "\ud800")): chance.choice(WILD)}
+                return {**value, rng.choice(("", "x", "session", "viewer", "audio", "\ud800")): rng.choice(WILD)}
             case _:
-                return {**value, key: _node_changed(value[key], chance)}
-    if isinstance(value, list) and value and chance.random() < 0.8:
-        at = chance.randrange(len(value))
+                return {**value, key: _mutate_node(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        at = rng.randrange(len(value))
         return [
             *value[:at],
-            _node_changed(value[at], chance),
-            *value[at : at + chance.choice((0, 1, 9))],
+            _mutate_node(value[at], rng),
+            *value[at : at + rng.choice((0, 1, 9))],
             *value[at + 1 :],
         ]
-    return chance.choice(WILD)
+    return rng.choice(WILD)
 
 
-def written(value: Any) -> bytes:
-    """As JSON, with a depth that Python's own writer does not take."""
+def to_json(value: Any) -> bytes:
+    """Format as JSON. `DEEP` becomes a nesting deeper than Python's own writer supports."""
     return json.dumps(value).replace(f'"{DEEP}"', "[" * 900 + "]" * 900).encode()

@@ -1,4 +1,4 @@
-"""What has to hold of an offer that is taken, whatever came in."""
+"""Invariants of an accepted offer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from edge.errors import Rejected
 if TYPE_CHECKING:
     from edge.core.offer import H264Choice, Offer
 
-# All that the engine may be given: nothing else of an offer gets this far.
+# The only lines that may reach the engine.
 _ENGINE_LINES = re.compile(
     r"v=0|o=- 1 1 IN IP4 0\.0\.0\.0|s=-|t=0 0|c=IN IP4 0\.0\.0\.0|a=rtcp:9 IN IP4 0\.0\.0\.0|a=recvonly|a=rtcp-mux"
-    r"|m=video 9 UDP/TLS/RTP/SAVPF [0-9]{1,3}( [0-9]{1,3})?|a=setup:(actpass|active|passive)"
+    r"|a=ice-lite|m=video 9 UDP/TLS/RTP/SAVPF [0-9]{1,3}( [0-9]{1,3})?|a=setup:(actpass|active|passive)"
     r"|a=(group:BUNDLE|mid|ice-ufrag|ice-pwd|fingerprint|extmap|rtpmap|fmtp|rtcp-fb)[: ][\x20-\x7e]+"
 )
+_RTPMAP = re.compile(r"a=rtpmap:[0-9]{1,3} [A-Za-z0-9_.-]+/[0-9]+(/[0-9]+)?")
 
 
 def check_offer(sdp: str) -> None:
-    """Read an offer and answer it, but for the engine. Raises: AssertionError."""
+    """Read an offer and answer it without the engine. Raises: AssertionError."""
     stream = read_profile_level("42c01f")
     assert stream is not None
     try:
@@ -40,11 +41,11 @@ def check_offer(sdp: str) -> None:
 
 
 def check_engine_offer(offer: Offer, choice: H264Choice) -> str:
-    """The answer to an offer, by an engine that only parses. Raises: AssertionError."""
+    """Answer an offer with an engine that only parses it. Raises: AssertionError."""
     lines = offer.for_engine(choice).split("\r\n")
     assert lines.pop() == ""
-    strange = [line for line in lines if not _ENGINE_LINES.fullmatch(line)]
-    assert not strange, strange
+    unexpected = [line for line in lines if not _ENGINE_LINES.fullmatch(line)]
+    assert not unexpected, unexpected
     (media,) = SessionDescription.parse("\r\n".join([*lines, ""])).media
     assert media.rtp.codecs[0].payloadType == choice.payload_type
     assert len(offer.candidates) <= CANDIDATES_LIMIT
@@ -52,8 +53,9 @@ def check_engine_offer(offer: Offer, choice: H264Choice) -> str:
     for complete in (False, True):
         answer = offer.finish_answer("\r\n".join(engine_answer), choice, complete=complete)
         assert len(answer.encode()) < PAYLOAD_LIMIT_BYTES
-        answered = answer.split("\r\n")
-        assert answered == [*answer.splitlines(), ""], "a line within a line"
-        assert sum(line.startswith("m=") for line in answered) == len(offer.sections)
+        answer_lines = answer.split("\r\n")
+        assert answer_lines == [*answer.splitlines(), ""], "a line contains a line break"
+        assert sum(line.startswith("m=") for line in answer_lines) == len(offer.sections)
         assert f"profile-level-id={choice.profile_level_id}" in answer
+        assert all(_RTPMAP.fullmatch(line) for line in answer_lines if line.startswith("a=rtpmap"))
     return answer

@@ -1,4 +1,4 @@
-"""Inputs by Hypothesis: whole life stories of messages and offers, that shrink to what matters."""
+"""Inputs from Hypothesis: sequences of messages and offers, which shrink to a minimal failing input."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edge.contract.messages import BODIES, RESERVED
 from tests.fuzz.corpus import EXPIRES_AT, OFFERS
-from tests.fuzz.door import NOW
-from tests.fuzz.mutations import SDP_LINES, WILD, written
+from tests.fuzz.mqtt_commands import NOW
+from tests.fuzz.mutations import SDP_LINES, WILD, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tests.fuzz.progress import Progress
     from tests.fuzz.targets import Targets
 
-_ROUND = 2000
-"""Examples at a time: Hypothesis remembers all of a round."""
+_BATCH = 2000
+"""Examples per run of Hypothesis, which keeps all of them in memory."""
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 JSON = st.recursive(
     st.sampled_from(WILD) | st.integers() | st.floats() | TEXT,
@@ -31,7 +31,7 @@ SDPS = tuple(path.read_text().replace("\n", "\r\n") for path in sorted(OFFERS.gl
 EDITS = st.lists(
     st.tuples(
         st.floats(0, 1, exclude_max=True),
-        st.sampled_from(("out", "twice", "often", "first")) | st.sampled_from(SDP_LINES) | TEXT,
+        st.sampled_from(("remove", "repeat", "repeat often", "move first")) | st.sampled_from(SDP_LINES) | TEXT,
     ),
     max_size=4,
 )
@@ -44,16 +44,16 @@ URLS = st.sampled_from(("stun:turn.example", "turn:turn.example?transport=tcp", 
 
 @st.composite
 def sdps(draw: st.DrawFn) -> str:
-    """A recorded offer with lines taken out, twice, first, or put in between."""
+    """A recorded offer with lines removed, repeated, moved to the front, or inserted."""
     lines = draw(st.sampled_from(SDPS)).split("\r\n")
     for share, edit in draw(EDITS):
         at = int(share * len(lines))
         match edit:
-            case "out":
+            case "remove":
                 del lines[at : at + 1]
-            case "twice" | "often":
-                lines[at:at] = lines[at : at + 1] * (1 if edit == "twice" else 300)
-            case "first":
+            case "repeat" | "repeat often":
+                lines[at:at] = lines[at : at + 1] * (1 if edit == "repeat" else 300)
+            case "move first":
                 lines[1:1] = lines[at : at + 1]
             case _:
                 lines.insert(at, edit)
@@ -85,8 +85,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def _sometimes(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Mostly what belongs there: or else no message gets past its first field."""
+def _mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """The usual value in 29 of 30 cases: otherwise no message would get past its first field."""
     return st.integers(0, 29).flatmap(lambda chance: JSON if chance == 29 else usual)
 
 
@@ -94,26 +94,26 @@ def _body(kind: str) -> st.SearchStrategy[Any]:
     names = [name for name in BODIES[kind].model_fields if name in FIELDS] if kind in BODIES else []
     needed = {"sdp", "session", "candidate", "quality"} if kind != "session.offer" else {"sdp"}
     return st.fixed_dictionaries(
-        {name: _sometimes(FIELDS[name]) for name in names if name in needed},
-        optional={name: _sometimes(FIELDS[name]) for name in names if name not in needed},
+        {name: _mostly(FIELDS[name]) for name in names if name in needed},
+        optional={name: _mostly(FIELDS[name]) for name in names if name not in needed},
     )
 
 
 CLAIMS = st.fixed_dictionaries(
     {
-        "aud": _sometimes(st.just("cam-1")),
-        "sub": _sometimes(NAMES),
-        "exp": _sometimes(st.floats(NOW.timestamp() - 20, NOW.timestamp() + 620)),
-        "jti": _sometimes(NAMES),
-        "scope": _sometimes(st.just("view control manage") | st.just(["view"])),
+        "aud": _mostly(st.just("cam-1")),
+        "sub": _mostly(NAMES),
+        "exp": _mostly(st.floats(NOW.timestamp() - 20, NOW.timestamp() + 620)),
+        "jti": _mostly(NAMES),
+        "scope": _mostly(st.just("view control manage") | st.just(["view"])),
     },
-    optional={"client": _sometimes(st.sampled_from(("bff-1", "bff-2", "bff/#"))), "nbf": JSON},
+    optional={"client": _mostly(st.sampled_from(("bff-1", "bff-2", "bff/#"))), "nbf": JSON},
 )
 
 
 @st.composite
 def commands(draw: st.DrawFn) -> bytes:
-    """One message: an envelope with a body that goes with it, any of it changed now and then; or any bytes."""
+    """One message: an envelope with a matching body, in which any part may be replaced; or arbitrary bytes."""
     if draw(st.integers(0, 30)) == 30:
         return draw(st.binary(max_size=60)).replace(b"\n", b"")
     kind = draw(st.sampled_from((*sorted(BODIES), min(RESERVED))))
@@ -127,12 +127,12 @@ def commands(draw: st.DrawFn) -> bytes:
         "token": CLAIMS.map(json.dumps),
         "body": _body(kind),
     }
-    envelope = {name: draw(_sometimes(strategy)) for name, strategy in usual.items()}
+    envelope = {name: draw(_mostly(strategy)) for name, strategy in usual.items()}
     if draw(st.integers(0, 9)) == 9:
         del envelope[draw(st.sampled_from(sorted(envelope)))]
-    text = written(envelope)
-    if draw(st.integers(0, 15)) == 15:  # a key twice: the last one counts, or should
-        text = text[:-1] + b", " + written({draw(st.sampled_from(sorted(usual))): draw(JSON)})[1:]
+    text = to_json(envelope)
+    if draw(st.integers(0, 15)) == 15:  # a duplicate key: the last one counts
+        text = text[:-1] + b", " + to_json({draw(st.sampled_from(sorted(usual))): draw(JSON)})[1:]
     return draw(st.sampled_from((b"", b"", b"", b"@edge/v1/cam-1/reply/bff-2 ", b"@x "))) + text
 
 
@@ -144,28 +144,32 @@ INPUTS = st.one_of(
     st.tuples(st.sampled_from((b"o", b"r")), st.lists(commands(), min_size=1, max_size=6).map(b"\n".join)),
     st.tuples(st.just(b"s"), sdps().map(_encoded)),
     st.tuples(st.just(b"c"), (CANDIDATES | TEXT).map(lambda text: _encoded(text or ""))),
-    st.tuples(st.just(b"i"), (SERVERS | JSON).map(written)),
-    st.tuples(st.just(b"j"), CLAIMS.map(written) | JSON.map(written)),
+    st.tuples(st.just(b"i"), (SERVERS | JSON).map(to_json)),
+    st.tuples(st.just(b"j"), CLAIMS.map(to_json) | JSON.map(to_json)),
 ).map(b"".join)
 
 
-FOR_THE_ENGINE = st.tuples(st.just(b"e"), sdps().map(_encoded)).map(b"".join)
+ENGINE_INPUTS = st.tuples(st.just(b"e"), sdps().map(_encoded)).map(b"".join)
 
 
 def run(
-    inputs: st.SearchStrategy[bytes], targets: Targets, progress: Progress, at: int, found: Callable[[bytes], None]
+    inputs: st.SearchStrategy[bytes],
+    targets: Targets,
+    progress: Progress,
+    first_seed: int,
+    found: Callable[[bytes], None],
 ) -> None:
-    """Raises: whatever an input raised, after `found` was told the shortest such one that was found."""
+    """Run the stage. `found` is called with the shortest input that raised. Raises: the exception of that input."""
 
     def one(data: bytes) -> None:
         progress.begin(data)
         targets.run(data)
         if progress.done < progress.inputs:
-            progress.one(targets.doors.outcomes)
+            progress.one(targets.commands.outcomes)
 
     while progress.done < progress.inputs:
-        examples = min(_ROUND, progress.inputs - progress.done)
-        quiet = settings(
+        examples = min(_BATCH, progress.inputs - progress.done)
+        options = settings(
             max_examples=examples,
             database=None,
             deadline=None,
@@ -173,7 +177,7 @@ def run(
             phases=(Phase.generate, Phase.shrink),
         )
         try:
-            seed(at + progress.done)(quiet(given(inputs)(one)))()
+            seed(first_seed + progress.done)(options(given(inputs)(one)))()
         except BaseException:
             found(progress.latest)
             raise

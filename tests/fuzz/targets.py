@@ -1,4 +1,4 @@
-"""What an input is given to, by its first byte, and what has to hold whatever it is."""
+"""Pass an input to the target that its first byte names, and check the invariants."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from edge.client.tokens import jwks
 from edge.contract.codes import Code
 from edge.contract.messages import OfferBody
 from edge.core.authority import TOKEN_LIFETIME_LIMIT_S, read_claims
-from edge.core.candidate import read_candidate
+from edge.core.candidate import read_candidate, read_local_name
 from edge.errors import Rejected
 from edge.mqtt.broker import Message
 from edge.signalling.tokens import TokenKeys
-from edge.streaming.ice_servers import read_ice_servers
-from tests.fuzz.door import ALLOWED_HOSTS, NOW, TOPICS, Doors
+from edge.streaming.ice_servers import USUAL_PORTS, read_ice_servers
 from tests.fuzz.engine import Engine
+from tests.fuzz.mqtt_commands import ALLOWED_HOSTS, NOW, TOPICS, CommandHarness
 from tests.fuzz.sdp import check_offer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SLOW_S = 1.0
-"""Of processor time, for one input: far over what the slowest takes on a slow machine."""
-_MESSAGES = 30
+INPUT_LIMIT_S = 1.0
+"""Limit of processor time for one input, far above the slowest input on a slow machine."""
+_MESSAGE_LIMIT = 30
 KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
 class _Keys(TokenKeys):
     def _refresh(self) -> None:
-        """The file is gone."""
+        """The temporary file of the keys is already deleted."""
 
 
 class Targets:
-    """The doors that an input may come to. `run` is what every fuzzer calls. `engine`: aiortc too, which is slow."""
+    """The targets of an input. Every fuzzer calls `run`. `engine`: include aiortc, which is slow."""
 
     def __init__(self, *, engine: bool = False) -> None:
-        self.doors = Doors()
+        self.commands = CommandHarness()
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "jwks.json"
             path.write_text(jwks(Signer(KEY, "one")))
             self._keys = _Keys(path)
         self._by_letter: dict[bytes, Callable[[bytes], None]] = {
-            b"o": lambda data: self.doors.take(messages(data), authority=False),
-            b"r": lambda data: self.doors.take(messages(data), authority=True),
+            b"o": lambda data: self.commands.deliver(messages(data), authority=False),
+            b"r": lambda data: self.commands.deliver(messages(data), authority=True),
             b"s": lambda data: check_offer(_text(data)),
             b"c": _candidate,
             b"i": _ice_servers,
@@ -60,26 +60,26 @@ class Targets:
         self.letters = b"".join(self._by_letter)
         self._engine = Engine() if engine else None
         if self._engine is not None:
-            self._by_letter[b"e"] = self._engine.take
+            self._by_letter[b"e"] = self._engine.answer
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.doors.close()
+        self.commands.close()
         if self._engine is not None:
             self._engine.close()
 
     def run(self, data: bytes) -> None:
-        """Raises: anything: that is a finding."""
+        """Run one input. Raises: any exception is a finding."""
         letter = data[:1] if data[:1] in self._by_letter else self.letters[len(data) % len(self.letters) :][:1]
-        begun_s = time.thread_time()
+        started_s = time.thread_time()
         self._by_letter[letter](data[1:])
-        spent_s = time.thread_time() - begun_s
-        assert spent_s < SLOW_S, f"{spent_s:.1f} s for one input"
+        cpu_s = time.thread_time() - started_s
+        assert cpu_s < INPUT_LIMIT_S, f"{cpu_s:.1f} s for one input"
 
     def _token(self, data: bytes) -> None:
-        """A token as it comes."""
+        """Read an arbitrary token."""
         try:
             claims = self._keys.claims(_text(data))
             read_claims(claims, "cam-1", NOW.timestamp())
@@ -87,7 +87,7 @@ class Targets:
             assert exc.code in {Code.UNAUTHORIZED, Code.EXPIRED}
 
     def _signed(self, data: bytes) -> None:
-        """Claims of any kind, signed."""
+        """Read arbitrary claims with a valid signature."""
         token = jwt.api_jws.encode(data, KEY, "EdDSA", {"kid": "one"})
         try:
             found = read_claims(self._keys.claims(token), "cam-1", NOW.timestamp())
@@ -101,13 +101,13 @@ class Targets:
 
 
 def messages(data: bytes) -> list[Message]:
-    """One message a line; `@TOPIC ` before it is a response topic of MQTT 5, with correlation data."""
-    made = []
-    for line in data.split(b"\n")[:_MESSAGES]:
+    """Read one message per line; a prefix `@TOPIC ` is an MQTT 5 response topic, with correlation data."""
+    found = []
+    for line in data.split(b"\n")[:_MESSAGE_LIMIT]:
         topic, _, payload = line[1:].partition(b" ") if line.startswith(b"@") else (b"", b"", line)
         correlation = topic or None
-        made.append(Message(TOPICS.command, payload, response_topic=_text(topic) or None, correlation=correlation))
-    return made
+        found.append(Message(TOPICS.command, payload, response_topic=_text(topic) or None, correlation=correlation))
+    return found
 
 
 def _text(data: bytes) -> str:
@@ -115,6 +115,10 @@ def _text(data: bytes) -> str:
 
 
 def _candidate(data: bytes) -> None:
+    if (name := read_local_name(_text(data))) is not None:
+        assert name.name.isascii()
+        assert name.name.endswith(".local")
+        assert name.at("192.0.2.9") is not None
     try:
         found = read_candidate(_text(data))
     except Rejected as exc:
@@ -138,5 +142,5 @@ def _ice_servers(data: bytes) -> None:
         assert exc.code in {Code.BAD_MESSAGE, Code.FORBIDDEN}
         assert len(exc.message) < 400
         return
-    places = [(one.host, one.port) for one in found.stun] + [(one.host, one.port) for one in found.turn]
-    assert all(host in ALLOWED_HOSTS and 0 < port < 65536 for host, port in places)
+    endpoints = [(one.host, one.port) for one in found.stun] + [(one.host, one.port) for one in found.turn]
+    assert all(host in ALLOWED_HOSTS and port in USUAL_PORTS for host, port in endpoints)

@@ -1,4 +1,4 @@
-"""Short runs of what `./dev fuzz` does at length, always the same ones."""
+"""Short runs of `./dev fuzz`, always with the same inputs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SHORT = {"engine": 60, "structured": 200, "guided-mqtt": 400, "guided-sdp": 400,
 
 @pytest.fixture(scope="module")
 def targets() -> Iterator[Targets]:
-    with Targets(engine=True) as made:
-        yield made
+    with Targets(engine=True) as targets:
+        yield targets
 
 
 def fuzz(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
@@ -35,43 +35,44 @@ def fuzz(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", corpus())
-def test_each_seed_has_its_outcome(targets: Targets, name: str) -> None:
+def test_each_seed_has_one_outcome(targets: Targets, name: str) -> None:
     targets.run(corpus()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", shares(1000, None))
-def test_a_stage_in_short(stage: str, tmp_path: Path) -> None:
-    told = fuzz("--only", stage, "--inputs", SHORT[stage], "--found", tmp_path)
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert f"{SHORT[stage]} inputs, " in told.stdout
-    assert ("edges from the seeds" in told.stdout) == stage.startswith("guided")
+def test_a_short_run_of_each_stage_passes(stage: str, tmp_path: Path) -> None:
+    result = fuzz("--only", stage, "--inputs", SHORT[stage], "--found", tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{SHORT[stage]} inputs, " in result.stdout
+    assert ("edges from the seeds" in result.stdout) == stage.startswith("guided")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_thousand_inputs(tmp_path: Path) -> None:
-    told = fuzz("--inputs", "20000", "--found", tmp_path)
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "20000 inputs in" in told.stdout
+def test_twenty_thousand_inputs_pass(tmp_path: Path) -> None:
+    result = fuzz("--inputs", "20000", "--found", tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "20000 inputs in" in result.stdout
 
 
 class _Fault(Exception):
-    """Planted."""
+    """A fault that the test injects."""
 
 
-def test_what_breaks_something_is_kept_in_a_short_form() -> None:
+def test_a_failing_input_is_saved_in_its_shortest_form() -> None:
     class Faulty(Targets):
         def run(self, data: bytes) -> None:
             if len(data) > 3:
                 raise _Fault
 
-    kept: list[bytes] = []
+    saved: list[bytes] = []
     with Faulty() as targets, pytest.raises(_Fault):
-        structured.run(st.binary(), targets, Progress(500), 1, kept.append)
-    assert kept == [bytes(4)]
+        structured.run(st.binary(), targets, Progress(500), 1, saved.append)
+    assert saved == [bytes(4)]
 
 
-def test_an_input_is_run_again(tmp_path: Path) -> None:
+def test_again_runs_a_saved_input(tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(b"o{}")
-    assert fuzz("--again", tmp_path / "input").stdout == f"{tmp_path}/input: well\n"
+    assert fuzz("--again", tmp_path / "input").stdout == f"{tmp_path}/input: passed\n"

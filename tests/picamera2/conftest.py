@@ -1,4 +1,4 @@
-"""What runs in the camera root alone, started there by tests/contract/test_picamera2.py."""
+"""Tests that run only in the camera root, started there by tests/contract/test_picamera2.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if importlib.util.find_spec("picamera2") is None:
 
 
 class Faults:
-    """What the virtual camera is to do wrong, from now on; see tests/rigs/virtual_camera/picamvirt.py."""
+    """Faults of the virtual camera, listed in tests/rigs/virtual_camera/picamvirt.py."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

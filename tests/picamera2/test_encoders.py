@@ -1,4 +1,4 @@
-"""The encoders of picamera2 as they are used: the choice, the limits, and the driver's controls."""
+"""The encoders of picamera2: the choice, the limits, and the controls of the driver."""
 
 from __future__ import annotations
 
@@ -33,60 +33,60 @@ def test_a_board_without_an_encoder_gets_libx264_in_one_thread() -> None:
     assert SoftwareEncoder(HD, 10).threads == 1
 
 
-def test_the_pixel_formats_are_those_that_the_installed_encoder_takes() -> None:
+def test_the_installed_encoder_accepts_the_pixel_formats() -> None:
     encoder = HardwareEncoder(HD, 10)
     for pixel_format in HardwareEncoder.formats:
         encoder.format = pixel_format
         assert encoder._v4l2_format
 
 
-def test_the_hardware_encoder_is_asked_for_constrained_baseline_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hardware_encoder_is_set_to_constrained_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = HardwareEncoder(HD, 10)
     monkeypatch.setattr(picamera2.encoders.v4l2_encoder.V4L2Encoder, "_start", lambda _: None)
     encoder.size = (1280, 720)
     encoder._start()
-    asked = dict(encoder._controls)
-    assert asked[videodev2.V4L2_CID_MPEG_VIDEO_H264_PROFILE] == (
+    requested = dict(encoder._controls)
+    assert requested[videodev2.V4L2_CID_MPEG_VIDEO_H264_PROFILE] == (
         videodev2.V4L2_MPEG_VIDEO_H264_PROFILE_CONSTRAINED_BASELINE
     )
-    assert asked[videodev2.V4L2_CID_MPEG_VIDEO_H264_I_PERIOD] == 300
-    assert asked[videodev2.V4L2_CID_MPEG_VIDEO_REPEAT_SEQ_HEADER] == 1
+    assert requested[videodev2.V4L2_CID_MPEG_VIDEO_H264_I_PERIOD] == 300
+    assert requested[videodev2.V4L2_CID_MPEG_VIDEO_REPEAT_SEQ_HEADER] == 1
 
 
-def test_the_hardware_encoder_says_what_is_too_much_for_it() -> None:
+def test_the_hardware_encoder_rejects_what_exceeds_its_limit() -> None:
     with pytest.raises(ValueError, match="at most 1080p30, not 1920x1080 at 60"):
         HardwareEncoder(HD._replace(width=1920, height=1080, fps=60), 10)
     HardwareEncoder(HD._replace(width=1920, height=1080), 10)
 
 
 def test_a_bitrate_reaches_the_driver_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By the control of the V4L2 device; that a Pi's driver follows is shown by hw-tests."""
-    asked: list[tuple[int, int, int]] = []
+    """By the control of the V4L2 device. hw-tests show that the driver of a Pi follows it."""
+    requested: list[tuple[int, int, int]] = []
 
     def ioctl(_: Any, request: int, control: Any) -> int:
-        asked.append((request, control.id, control.value))
+        requested.append((request, control.id, control.value))
         return 0
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     encoder = HardwareEncoder(HD, 10)
     encoder.set_bitrate(500_000)
-    assert (asked, encoder.bitrate) == ([], 500_000)
+    assert (requested, encoder.bitrate) == ([], 500_000)
     with (tmp_path / "video11").open("w") as device:
         encoder.vd = device
         encoder.set_bitrate(700_000)
     encoder.set_bitrate(800_000)  # closed by now
-    assert asked == [(videodev2.VIDIOC_S_CTRL, videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, 700_000)]
+    assert requested == [(videodev2.VIDIOC_S_CTRL, videodev2.V4L2_CID_MPEG_VIDEO_BITRATE, 700_000)]
 
 
-def test_a_keyframe_over_half_a_second_of_the_stream_makes_the_next_ones_coarser(
+def test_a_keyframe_larger_than_half_a_second_of_the_stream_makes_the_next_ones_coarser(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By the driver's least QP, since it has no rate buffer; a driver that refuses costs nothing."""
-    asked: list[tuple[int, int]] = []
+    """By the minimum QP of the driver, which has no rate buffer. A driver that rejects it is only logged."""
+    requested: list[tuple[int, int]] = []
 
     def ioctl(_: Any, __: int, control: Any) -> int:
-        asked.append((control.id, control.value))
-        if len(asked) > 1:
+        requested.append((control.id, control.value))
+        if len(requested) > 1:
             raise OSError(22, "Invalid argument")
         return 0
 
@@ -98,10 +98,10 @@ def test_a_keyframe_over_half_a_second_of_the_stream_makes_the_next_ones_coarser
         large = bytes(HD.max_bps // 8)
         encoder.outputframe(large, False, 0)
         encoder.outputframe(bytes(1000), True, 0)
-        assert not asked
+        assert not requested
         encoder.outputframe(large, True, 0)
         encoder.outputframe(large, True, 0)
-    assert asked == [
+    assert requested == [
         (videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, 26 + 6),
         (videodev2.V4L2_CID_MPEG_VIDEO_H264_MIN_QP, 26 + 12),
     ]
@@ -109,21 +109,21 @@ def test_a_keyframe_over_half_a_second_of_the_stream_makes_the_next_ones_coarser
 
 
 @pytest.mark.parametrize("kind", [HardwareEncoder, SoftwareEncoder])
-def test_what_breaks_in_picamera2s_thread_is_told_once(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_picamera2s_thread_is_reported_once(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    told: list[str] = []
+    reported: list[str] = []
     encoder = kind(HD, 10)
-    encoder.on_failed = told.append
+    encoder.on_failed = reported.append
     encoder._running = True
     monkeypatch.setattr(kind, "_encode", broken)
     for _ in range(3):
         encoder.encode("main", object())
-    assert told == [f"the {encoder.kind} encoder broke: [Errno 5] Input/output error"]
+    assert reported == [f"the {encoder.kind} encoder broke: [Errno 5] Input/output error"]
 
 
-def test_a_library_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.3.31")
     with pytest.raises(CameraUnavailable, match=r"picamera2 0.3.31 is too old, 0.3.32 is needed"):
         load()
@@ -131,7 +131,7 @@ def test_a_library_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert load() is picamera2
 
 
-def test_a_library_that_is_broken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_broken_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
         raise ValueError("numpy.dtype size changed")
 
@@ -140,8 +140,32 @@ def test_a_library_that_is_broken_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         Picamera2Source(0, HD, SD, 10, 5).start({}, print, print)
 
 
-def test_hd_and_sd_together_at_full_frame_rate_and_soon_encoded() -> None:
-    """The figures belong to `./dev bench camera`; here: no picture is missing, and none is late by more than a few."""
+def test_rejected_controls_are_not_applied_again_with_a_later_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the rejected one, nor those that picamera2 had accepted before it."""
+    applied: list[dict[str, Any]] = []
+
+    def set_controls(_: Any, controls: dict[str, Any]) -> None:
+        applied.append(controls)
+        if controls.get("FrameDurationLimits") == (100_000, 100_000):
+            raise RuntimeError("Control FrameDurationLimits is not advertised by libcamera")
+
+    sink = Sink()
+    source = Picamera2Source(0, HD, SD, 10, 10)
+    source.start({"fps": 20}, sink.unit, sink.failed)
+    try:
+        monkeypatch.setattr(picamera2.Picamera2, "set_controls", set_controls)
+        with pytest.raises(CameraUnavailable, match="not advertised"):
+            source.set_controls({"fps": 10})
+        assert [controls["FrameDurationLimits"][0] for controls in applied] == [100_000, 50_000]
+        source.set_controls({"flip_vertical": True})
+        assert applied[-1]["FrameDurationLimits"] == (50_000, 50_000)
+        sink.wait_for(len(sink.units) + 5)
+    finally:
+        source.stop()
+
+
+def test_hd_and_sd_keep_the_full_frame_rate_with_low_latency() -> None:
+    """No picture is missing, and the median latency is low. `./dev bench camera` measures the figures."""
     sink, late_ns = Sink(), []
     source = Picamera2Source(0, HD, SD, 10, 10)
 
@@ -153,20 +177,20 @@ def test_hd_and_sd_together_at_full_frame_rate_and_soon_encoded() -> None:
     source.encode_sd(on=True)
     try:
         sink.wait_for(20, Quality.SD)
-        begun_s, begun = time.monotonic(), {quality: len(sink.of(quality)) for quality in Quality}
-        sink.wait_for(begun[Quality.HD] + 90)
-        elapsed_s = time.monotonic() - begun_s
+        started_s, earlier = time.monotonic(), {quality: len(sink.of(quality)) for quality in Quality}
+        sink.wait_for(earlier[Quality.HD] + 90)
+        elapsed_s = time.monotonic() - started_s
     finally:
         source.stop()
     assert elapsed_s < 4.5
-    assert abs(len(sink.of(Quality.SD)) - begun[Quality.SD] - 90) <= 2
+    assert abs(len(sink.of(Quality.SD)) - earlier[Quality.SD] - 90) <= 2
     assert sorted(late_ns)[len(late_ns) // 2] < 66_000_000
 
 
 def test_a_hardware_encoder_that_cannot_start_leaves_no_thread_and_no_device(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As of a Pi whose memory for buffers is used up: picamera2 has its poll thread and the device by then."""
+    """As on a Pi without memory for buffers: picamera2 has started its poll thread and opened the device by then."""
     (tmp_path / "video11").touch()
 
     def spin(encoder: Any) -> None:
@@ -190,10 +214,12 @@ def test_a_hardware_encoder_that_cannot_start_leaves_no_thread_and_no_device(
 
 
 @pytest.mark.parametrize("kind", [HardwareEncoder, SoftwareEncoder])
-def test_an_encoder_that_is_being_stopped_holds_nobody_up(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopping holds the encoder's lock, on V4L2 for as long as its poll lasts."""
+def test_an_encoder_that_is_being_stopped_does_not_block_the_event_loop(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopping holds the lock of the encoder, on V4L2 until its poll returns."""
     encoder = kind(SD, 10)
     encoder._running = True
-    encoder.ending = True
+    encoder.stopping = True
     with encoder._lock:
         encoder.encode("lores", object())

@@ -1,4 +1,4 @@
-"""The sample policies allow what device and backend do, and nothing of another's."""
+"""The sample AWS policies allow what the device and the backend need, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPLATE = "edge-camera"
 
 
 def allowed(policy: str, thing: str, action: str, resource: str) -> bool:
-    """As AWS IoT reads it: `*` is any text, `+` and `#` are themselves, the thing's name is put in."""
+    """Evaluate a policy like AWS IoT: `*` matches any text, `+` and `#` are literal, the thing name is inserted."""
     statements: list[dict[str, Any]] = json.loads((ROOT / "docs/aws" / policy).read_text())["Statement"]
     for statement in statements:
         assert statement["Effect"] == "Allow"
@@ -43,7 +43,7 @@ def backend(action: str, resource: str) -> bool:
     return allowed("backend-policy.json", BACKEND, action, resource)
 
 
-def test_a_device_may_do_what_it_does_under_its_own_name_only() -> None:
+def test_device_policy_allows_the_devices_own_topics_only() -> None:
     own, others = Topics(DEVICE, PREFIX), Topics(OTHER, PREFIX)
     assert device("Connect", f"client/{DEVICE}")
     assert device("Subscribe", f"topicfilter/{own.command}")
@@ -60,7 +60,7 @@ def test_a_device_may_do_what_it_does_under_its_own_name_only() -> None:
         assert not device("Subscribe", f"topicfilter/{topic}")
 
 
-def test_a_device_may_use_its_own_shadow_as_it_does() -> None:
+def test_device_policy_allows_the_devices_own_shadow_only() -> None:
     own, others = (Topics(name, PREFIX).shadow(at_aws=True) for name in (DEVICE, OTHER))
     for topic in own.to_device:
         assert device("Subscribe", f"topicfilter/{topic}")
@@ -78,9 +78,9 @@ def test_a_device_may_use_its_own_shadow_as_it_does() -> None:
     assert not device("UpdateThingShadow", f"thing/{DEVICE}/edge")
 
 
-def test_mqtts_wildcards_get_a_device_no_more_than_its_own_shadow() -> None:
+def test_device_policy_allows_no_wildcard_beyond_the_devices_own_shadow() -> None:
     things = "topicfilter/$aws/things"
-    # What the policy leaves open ends here, by all that MQTT lets match it.
+    # The widest filter that the policy allows.
     assert device("Subscribe", f"{things}/{DEVICE}/shadow/name/edge/#")
     wider = ("edge", "edge#", "edge-2/#", "+/get/accepted", "+/#", "#", "edge+/get/accepted")
     for topic in (*(f"{DEVICE}/shadow/name/{name}" for name in wider), f"{DEVICE}/shadow/#", f"{DEVICE}/#"):
@@ -95,26 +95,26 @@ def test_mqtts_wildcards_get_a_device_no_more_than_its_own_shadow() -> None:
 
 
 @pytest.mark.parametrize("policy", sorted(path.name for path in (ROOT / "docs/aws").glob("*-policy.json")))
-def test_aws_takes_a_policy_of_this_size(policy: str) -> None:
-    """Source: AWS IoT Core quotas: 2048 characters of a policy document, white space not counted."""
+def test_policy_is_within_the_size_limit_of_aws(policy: str) -> None:
+    """Source: AWS IoT Core quotas: a policy document has at most 2048 characters, not counting white space."""
     filled = (ROOT / "docs/aws" / policy).read_text().replace("REGION", "ap-southeast-1")
     assert len(re.sub(r"\s", "", filled.replace("ACCOUNT", "123456789012"))) <= 2048
 
 
 @pytest.mark.parametrize("name", [DEVICE, OTHER])
-def test_a_backend_may_read_and_write_that_one_shadow_of_a_device(name: str) -> None:
+def test_backend_policy_allows_reading_and_writing_the_named_shadow_only(name: str) -> None:
     topics = Topics(name, PREFIX).shadow(at_aws=True)
     for action in ("GetThingShadow", "UpdateThingShadow"):
         assert backend(action, f"thing/{name}/edge")
         assert not backend(action, f"thing/{name}/other")
         assert not backend(action, f"thing/{name}")
     assert not backend("DeleteThingShadow", f"thing/{name}/edge")
-    # Over HTTPS: its topics would let it speak as the device.
+    # The backend uses HTTPS: with the shadow's topics it could act as the device.
     assert not backend("Publish", f"topic/{topics.update}")
 
 
 @pytest.mark.parametrize("name", [DEVICE, OTHER])
-def test_a_backend_may_command_every_device_and_read_its_own_replies_only(name: str) -> None:
+def test_backend_policy_allows_commands_to_every_device_and_its_own_replies_only(name: str) -> None:
     topics = Topics(name, PREFIX)
     assert backend("Connect", f"client/{BACKEND}")
     assert backend("Publish", f"topic/{topics.command}")
@@ -128,16 +128,16 @@ def test_a_backend_may_command_every_device_and_read_its_own_replies_only(name: 
 
 
 @pytest.mark.parametrize("policy", ["device-policy.json", "backend-policy.json"])
-def test_only_a_thing_whose_certificate_is_attached_may_connect(policy: str) -> None:
+def test_policy_allows_connect_only_with_an_attached_certificate(policy: str) -> None:
     statements = json.loads((ROOT / "docs/aws" / policy).read_text())["Statement"]
     (connecting,) = [each for each in statements if each["Action"] == "iot:Connect"]
     assert connecting["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
 
 
-def test_a_claim_may_ask_for_a_certificate_and_nothing_else() -> None:
+def test_claim_policy_allows_provisioning_requests_only() -> None:
     requests = (CREATE, register_topic(TEMPLATE))
     answers = [answer for request in requests for answer in answer_topics(request)]
-    told = {
+    expected = {
         *(("iot:Publish", f"topic/{topic}") for topic in requests),
         *(("iot:Subscribe", f"topicfilter/{topic}") for topic in answers),
         *(("iot:Receive", f"topic/{topic}") for topic in answers),
@@ -145,18 +145,18 @@ def test_a_claim_may_ask_for_a_certificate_and_nothing_else() -> None:
     statements = json.loads((ROOT / "docs/aws/claim-policy.json").read_text())["Statement"]
     (connecting, *others) = statements
     assert {each["Effect"] for each in statements} == {"Allow"}
-    assert {(each["Action"], name.removeprefix(ARN)) for each in others for name in each["Resource"]} == told
+    assert {(each["Action"], name.removeprefix(ARN)) for each in others for name in each["Resource"]} == expected
 
     def claim(client: str) -> bool:
         return allowed("claim-policy.json", "", "Connect", f"client/{client}")
 
     assert connecting["Action"] == "iot:Connect"
     assert claim(claim_client_id(DEVICE))
-    # Not even of a device whose id begins alike.
+    # Not the client ID of a device either, even if it begins like a claim's.
     assert not any(claim(name) for name in (DEVICE, BACKEND, f"claim-{DEVICE}", "claim"))
 
 
-def test_the_template_makes_the_thing_that_a_device_is_and_gives_it_the_devices_policy() -> None:
+def test_provisioning_template_creates_the_devices_thing_with_the_device_policy() -> None:
     template = json.loads((ROOT / "docs/aws/provisioning-template.json").read_text())
     parts = {part["Type"].removeprefix("AWS::IoT::"): part["Properties"] for part in template["Resources"].values()}
     assert parts == {

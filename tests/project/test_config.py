@@ -1,4 +1,4 @@
-"""The sample settings: they load, and they show every setting with its true default."""
+"""The sample settings load, and they show every setting with its default."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def test_every_sample_loads(path: Path) -> None:
     load_settings(path)
 
 
-def with_comments_on() -> dict[str, Any]:
+def uncommented() -> dict[str, Any]:
     text = re.sub(r"^# (\w+ = )", r"\1", SAMPLE.read_text(), flags=re.MULTILINE)
     return tomllib.loads(text)
 
 
-def test_the_sample_shows_every_setting_and_no_other() -> None:
-    shown = {name: set(section) for name, section in with_comments_on().items()}
+def test_sample_contains_every_setting_and_no_other() -> None:
+    shown = {name: set(section) for name, section in uncommented().items()}
     model = {
         name: set(field.annotation.model_fields) for name, field in Settings.model_fields.items() if field.annotation
     }
     assert shown == model
 
 
-def test_the_claim_that_is_shown_fits() -> None:
-    shown = with_comments_on()["mqtt"]["claim"]
+def test_claim_in_the_sample_is_valid() -> None:
+    shown = uncommented()["mqtt"]["claim"]
     assert MqttSettings.model_validate({**tomllib.loads(SAMPLE.read_text())["mqtt"], "claim": shown}).claim
 
 
-def test_what_is_commented_out_stands_there_with_its_default() -> None:
-    set_by_hand = tomllib.loads(SAMPLE.read_text())
-    shown = with_comments_on()
+def test_commented_settings_show_their_defaults() -> None:
+    active = tomllib.loads(SAMPLE.read_text())
+    shown = uncommented()
     wrong = []
     for name, field in Settings.model_fields.items():
         section = field.annotation
@@ -53,7 +53,7 @@ def test_what_is_commented_out_stands_there_with_its_default() -> None:
             default = setting.get_default(call_default_factory=True)
             if isinstance(default, BaseModel):
                 default = default.model_dump()
-            if key in set_by_hand[name] or default in (None, PydanticUndefined):
+            if key in active[name] or default in (None, PydanticUndefined):
                 continue
             if shown[name][key] != (str(default) if isinstance(default, Path) else default):
                 wrong.append(f"{name}.{key}: {shown[name][key]} is not {default}")

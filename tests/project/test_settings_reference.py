@@ -1,4 +1,4 @@
-"""docs/settings.md is the model, and the sample has every key."""
+"""docs/settings.md equals the generated reference, and the sample has every key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 KEYS = [(name, key) for name, model in sections(Settings) for key in keys(model)]
 
 
-def test_the_page_is_the_models() -> None:
+def test_settings_page_is_up_to_date() -> None:
     page = (ROOT / "docs/settings.md").read_text()
     assert page == reference(), "python -m edge.settings_reference > docs/settings.md"
 
 
-def test_every_key_is_described() -> None:
+def test_every_key_has_a_description() -> None:
     assert [
         f"{name}.{key}"
         for name, model in sections(Settings)
@@ -29,7 +29,7 @@ def test_every_key_is_described() -> None:
 
 
 def sample() -> set[tuple[str, str]]:
-    """Sections and keys of the sample, those that are commented out, too. A table in a line is a section."""
+    """Sections and keys of the sample, including those in comments. An inline table is a section."""
     found: set[tuple[str, str]] = set()
     section = ""
     for line in (ROOT / "config/edge-streamer.toml").read_text().splitlines():
@@ -43,10 +43,10 @@ def sample() -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "key"), KEYS)
-def test_the_sample_has_the_key(name: str, key: str) -> None:
-    # What a claim's template takes differs from template to template.
+def test_sample_has_the_key(name: str, key: str) -> None:
+    # The parameters of a claim depend on the provisioning template.
     assert (name, key) in sample() | {("mqtt.claim", "parameters")}
 
 
-def test_the_sample_has_no_other_keys() -> None:
+def test_sample_has_no_unknown_keys() -> None:
     assert sample() - set(KEYS) == set()

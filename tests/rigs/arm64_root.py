@@ -1,4 +1,4 @@
-"""An arm64 system under emulation, as on a Raspberry Pi but for its hardware and its systemd."""
+"""An arm64 system under emulation, like a Raspberry Pi without its hardware and without systemd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENVIRONMENT = "QEMU_CPU=cortex-a72 PYTHONUNBUFFERED=1"
 
 
 class Arm64Root:
-    """A context manager: a fresh layer on the suite's root. It has this machine's network."""
+    """A context manager for a new layer on the root of a suite. It shares this machine's network."""
 
     def __init__(self, suite: str, directory: Path) -> None:
         self._lower = CachedRoot(f"arm64-{suite}", _RIGS / "arm64", suite)
@@ -37,8 +37,8 @@ class Arm64Root:
         subprocess.run(["umount", "-l", self.path], check=True)
 
     def run(self, *command: str, timeout_s: float = 600) -> str:
-        """Run a command that has to succeed; its output, both streams in one."""
-        done = subprocess.run(
+        """Run a command and fail if it fails. Returns: its output, stdout and stderr combined."""
+        result = subprocess.run(
             self._inside(command),
             check=False,
             env=self._environment(),
@@ -48,11 +48,11 @@ class Arm64Root:
             text=True,
             timeout=timeout_s,
         )
-        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
-        return done.stdout
+        assert result.returncode == 0, f"{command}: {result.returncode}\n{result.stdout[-4000:]}"
+        return result.stdout
 
     def start(self, log: Path, *command: str) -> subprocess.Popen[bytes]:
-        """Start a command. SIGTERM to its process group reaches it."""
+        """Start a command. Stop it with SIGTERM to its process group."""
         with log.open("ab") as file:
             return subprocess.Popen(
                 self._inside(command),

@@ -1,4 +1,4 @@
-"""AWS IoT's fleet provisioning by its topics, on a broker whose access list is as narrow as the sample policies."""
+"""A fake of AWS IoT fleet provisioning over MQTT, on a broker with the permissions of the sample policies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TEMPLATE = "edge-camera"
 REGISTER = register_topic(TEMPLATE)
 
-# Names are those of certificates. A device has what lies under its own name, as by docs/aws/device-policy.json.
+# Users are the names of certificates. A device may use topics under its own name, as in docs/aws/device-policy.json.
 _ACCESS = f"""
 pattern readwrite edge/v1/%u/#
 user claim
@@ -48,7 +48,7 @@ topic readwrite edge/v1/#
 
 
 def claim_broker(directory: Path, authority: Authority) -> Mosquitto:
-    """A broker where a claim may do no more than at AWS IoT."""
+    """A broker that gives a claim the same permissions as AWS IoT."""
     return Mosquitto(directory, authority=authority, access=_ACCESS)
 
 
@@ -64,15 +64,16 @@ def rejected(status: int, code: str, message: str) -> tuple[str, bytes]:
 class AwsProvisioning:
     """Answers requests with certificates of `authority`.
 
-    `twist`: by topic, what is answered in place of what would be: (accepted or rejected, payload), or None for nothing.
+    `overrides`: by request topic, a function that gets the normal answer's fields and returns the reply to send:
+    ("accepted" or "rejected", payload), or None for no reply.
     """
 
     def __init__(self, broker: Mosquitto, authority: Authority) -> None:
         self.received: list[Message] = []
-        self.twist: dict[str, Callable[[dict[str, Any]], tuple[str, bytes] | None]] = {}
+        self.overrides: dict[str, Callable[[dict[str, Any]], tuple[str, bytes] | None]] = {}
         self.tokens: list[str] = []
         self.things: dict[str, CertificatePublicKeyTypes] = {}
-        """Public keys by the names of things."""
+        """Public keys by thing name."""
         self._authority = authority
         self._issued: dict[str, CertificatePublicKeyTypes] = {}
         cert_file, key_file = authority.issue("service")
@@ -102,7 +103,7 @@ class AwsProvisioning:
         return [json.loads(message.payload) for message in self.received if message.topic == topic]
 
     def keys(self) -> list[bytes]:
-        """The public keys that certificates were asked for."""
+        """The public keys of all certificate requests."""
         keys = [_request(fields).public_key() for fields in self.requests(CREATE)]
         encoding, kind = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         return [key.public_bytes(encoding, kind) for key in keys]
@@ -110,15 +111,15 @@ class AwsProvisioning:
     def _receive(self, message: Message) -> None:
         self.received.append(message)
         fields = json.loads(message.payload)
-        would = self._create(fields) if message.topic == CREATE else self._register(fields)
-        answer = self.twist.get(message.topic, accepted)(would)
+        default = self._create(fields) if message.topic == CREATE else self._register(fields)
+        answer = self.overrides.get(message.topic, accepted)(default)
         if answer is not None:
-            task = asyncio.create_task(self._say(Message(f"{message.topic}/{answer[0]}", answer[1])))
+            task = asyncio.create_task(self._reply(Message(f"{message.topic}/{answer[0]}", answer[1])))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
 
-    async def _say(self, message: Message) -> None:
-        with contextlib.suppress(BrokerLost):  # its own link broke; the device asks again
+    async def _reply(self, message: Message) -> None:
+        with contextlib.suppress(BrokerLost):  # the link was lost; the device repeats its request
             await self._broker.publish(message)
 
     def _create(self, fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The Device Shadow service of AWS IoT, as far as one named shadow goes, behind any broker.
+"""A fake of the AWS IoT Device Shadow service for one named shadow, on any broker.
 
-As AWS documents it: versions count every change, an update merges and null takes out, `accepted` repeats the request,
-a delta has only what differs of what is desired and reported, `get` gives the whole with times, errors have a code.
+It follows AWS's documentation. The version counts every change. An update merges fields, and null removes a field.
+`accepted` repeats the request. A delta contains only the desired fields that differ from the reported ones. `get`
+returns the whole document with timestamps. Errors have a code.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
     from edge.mqtt.settings import MqttSettings
 
-GENEROUS_S = 20
+TIMEOUT_S = 20
 
 
 class AwsShadow:
-    """`desire` is what a backend does over HTTPS. `refusals`: the next requests get these codes, in turn."""
+    """`desire` is a backend's update over HTTPS. `refusals`: errors for the next requests, as (code, message)."""
 
     def __init__(self, mqtt: MqttSettings, thing: str = "cam-1") -> None:
         self.state: dict[str, Any] | None = None
@@ -37,7 +38,7 @@ class AwsShadow:
         self._topics = Topics(thing).shadow(at_aws=True)
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
         self._linked = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._broker = PahoBroker(mqtt, "aws-shadow", (self._topics.get, self._topics.update), None)
         self._broker.listen(self._inbox.put_nowait, lambda up: self._linked.set() if up else None)
 
@@ -57,24 +58,24 @@ class AwsShadow:
 
     @property
     def outcome(self) -> tuple[str, int] | None:
-        """What the device says became of which version."""
+        """The outcome that the device reported, and the version that it belongs to."""
         outcome = self.reported.get("outcome")
         return (outcome["state"], outcome.get("version", 0)) if outcome else None
 
     async def desire(self, desired: dict[str, Any] | None) -> int:
-        """The version that it makes."""
+        """Update the desired state. Returns: the new version."""
         await self._update({"state": {"desired": desired}})
         return self.version
 
-    def forget(self) -> None:
-        """The shadow is deleted, long ago."""
+    def delete(self) -> None:
+        """Delete the shadow and its version."""
         self.state, self.version, self._times = None, 0, {}
 
-    async def until(self, true: Callable[[], object], timeout_s: float = GENEROUS_S) -> None:
+    async def until(self, condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
         async with asyncio.timeout(timeout_s):
-            while not true():
-                self._news.clear()
-                await self._news.wait()
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
 
     async def _serve(self) -> None:
         while True:
@@ -84,25 +85,23 @@ class AwsShadow:
             request = json.loads(message.payload)
             token = {"clientToken": request["clientToken"]} if "clientToken" in request else {}
             if self.refusals:
-                code, words = self.refusals.pop(0)
-                await self._send(
-                    f"{verb}/rejected", {"code": code, "message": words, "timestamp": self._clock, **token}
-                )
+                code, text = self.refusals.pop(0)
+                await self._send(f"{verb}/rejected", {"code": code, "message": text, "timestamp": self._clock, **token})
             elif verb == "get":
                 await self._get(token)
             elif (version := request.get("version")) is not None and version != self.version:
-                words = "Version conflict"
-                await self._send("update/rejected", {"code": 409, "message": words, "timestamp": self._clock, **token})
+                text = "Version conflict"
+                await self._send("update/rejected", {"code": 409, "message": text, "timestamp": self._clock, **token})
             else:
                 assert not message.retain
                 self.reports += [request["state"]["reported"]]
                 await self._update(request)
-            self._news.set()
+            self._changed.set()
 
     async def _get(self, token: dict[str, str]) -> None:
         if self.state is None:
-            words = "No shadow exists with name: 'edge'"
-            await self._send("get/rejected", {"code": 404, "message": words, "timestamp": self._clock, **token})
+            text = "No shadow exists with name: 'edge'"
+            await self._send("get/rejected", {"code": 404, "message": text, "timestamp": self._clock, **token})
             return
         delta = _difference(self.state.get("desired", {}), self.state.get("reported", {}))
         state = {**self.state, "delta": delta} if delta else self.state

@@ -1,4 +1,4 @@
-"""The pages for backends: their blocks, made of the recorded examples and of the code."""
+"""Generates the blocks of the pages for backends from the recorded examples and the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = re.compile(
 
 
 def page(text: str, examples: dict[str, Json]) -> str:
-    """A page with its blocks made anew; each is behind a comment that names what it shows."""
+    """Regenerate the blocks of a page. A comment before each block names its contents."""
 
     def made(block: re.Match[str]) -> str:
         names = block["names"].split()
@@ -33,7 +33,7 @@ def page(text: str, examples: dict[str, Json]) -> str:
 
 
 def _laid_out(value: object, at: int = 0) -> str:
-    """JSON as a person would break it into lines."""
+    """Format JSON with readable line breaks."""
     flat = json.dumps(value)
     if at + len(flat) <= _WIDTH or not isinstance(value, dict | list):
         return flat

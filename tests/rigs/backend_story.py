@@ -1,7 +1,7 @@
-"""A real device and its backends, from the first offer to the last will: every message of it, and those worth showing.
+"""Records every message between a real device and its backends, from the first offer to the last will.
 
-`python -m tests.rigs.backend_story` writes the examples of the documents anew: docs/examples.json, and the blocks of
-docs/backend.md and docs/shadow.md that are made of them.
+`python -m tests.rigs.backend_story` rewrites the examples in the docs: docs/examples.json and the blocks of
+docs/backend.md and docs/shadow.md that are generated from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge.mqtt.paho_broker import PahoBroker
 from edge.mqtt.settings import MqttSettings
 from tests.rigs.backend_page import PAGES, page
 from tests.rigs.coturn import Coturn
-from tests.rigs.daemon import ROOT, Daemon, required
+from tests.rigs.daemon import ROOT, Daemon, required_auth
 from tests.rigs.mosquitto import Mosquitto
 
 if TYPE_CHECKING:
@@ -45,14 +45,16 @@ _WAIT_S = 20
 
 
 class Backend:
-    """One reply client, with nothing of the project's own client: JSON over an MQTT link.
+    """One reply client without the project's own client: JSON over an MQTT link.
 
-    `heard` is all that came on `topics`; `next` takes what was not taken yet.
+    `messages`: all messages received on `topics`. `next` returns each of them once.
+    `session_token` opened its session.
     """
 
     def __init__(self, name: str, broker: Mosquitto, signer: Signer, *topics: str, version: str = "5") -> None:
         self.name = name
-        self.heard: list[Message] = []
+        self.messages: list[Message] = []
+        self.session_token = ""
         self._version = version
         self._signer = signer
         self._numbers = itertools.count(1)
@@ -82,7 +84,7 @@ class Backend:
         return self._signer.sign("cam-1", viewer, scopes or ("view",), client=self.name)
 
     async def send(self, command: Json) -> Json:
-        """Send a command; its reply, which brings the correlation data back where there is such a thing."""
+        """Send a command and return its reply, which carries the correlation data on MQTT 5."""
         correlation = str(command["id"]).encode()
         payload = json.dumps(command).encode()
         await self._link.publish(
@@ -94,11 +96,11 @@ class Backend:
         return reply
 
     async def desire(self, document: Json) -> None:
-        """Leave settings for the device, as on brokers that keep no shadow."""
+        """Publish desired settings, as on brokers without a shadow service."""
         await self._link.publish(Message(TOPICS.shadow(at_aws=False).delta, json.dumps(document).encode(), retain=True))
 
     async def reported(self, version: int) -> Json:
-        """What the device reports once it has looked at the settings of this version."""
+        """The device's report about the settings of this version."""
         where = TOPICS.shadow(at_aws=False).update
         return await self.next(
             lambda topic, each: (
@@ -110,11 +112,11 @@ class Backend:
         return await self.send(self.command(kind, body, **fields))
 
     async def next(self, wanted: Callable[[str, Json], object]) -> Json:
-        """The first message, of those not taken yet, that is wanted: waited for, and taken."""
+        """Wait for the first unread message that matches `wanted`."""
         return (await self._take(wanted))[1]
 
-    async def told(self, kind: str, session: str = "s-1", **body: Any) -> Json:
-        """What the device tells this client by itself."""
+    async def notification(self, kind: str, session: str = "s-1", **body: Any) -> Json:
+        """Wait for an unasked message about a session."""
         where = TOPICS.reply(self.name)
         wanted = {"session": session, **body}.items()
         return await self.next(
@@ -138,33 +140,33 @@ class Backend:
                 await self._came.wait()
 
     def _hear(self, message: Message) -> None:
-        self.heard.append(message)
+        self.messages.append(message)
         self._untaken.append((message, json.loads(message.payload)))
         self._came.set()
 
 
 @dataclass
 class Story:
-    """`heard`: every message of the device, and the commands to it, in order. `examples`: some of them, by name."""
+    """`messages`: all messages in order, including the commands. `examples`: some of them, by name."""
 
-    heard: list[Message] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     examples: dict[str, Json] = field(default_factory=dict)
 
     def show(self, **messages: tuple[str, Json]) -> None:
-        """Keep messages, each with its topic, as examples; what differs each time is put in order."""
+        """Keep messages with their topics as examples; values that differ each time are replaced."""
         for name, (topic, message) in messages.items():
             self.examples[name] = {"topic": topic, "message": _settled(message, name)}
 
 
-async def tell(directory: Path) -> Story:
-    """Live through it all."""
+async def record_story(directory: Path) -> Story:
+    """Run the whole story."""
     signer = Signer.generate("2026-11")
     broker, turn = Mosquitto(directory), Coturn(_TURN_USER, _TURN_PASSWORD)
     daemon = Daemon(
         directory,
         broker.settings(tls=False, reconnect_cap_s=1, telemetry_s=1),
-        auth=required(signer, directory),
-        ice={"allowed_hosts": [turn.host]},
+        auth=required_auth(signer, directory),
+        ice={"allowed_hosts": [turn.host], "allowed_ports": [turn.port]},
         sessions={"max_viewers": 2, "connect_timeout_s": 60},
     )
     story = Story()
@@ -189,7 +191,7 @@ async def tell(directory: Path) -> Story:
         await _stalled(story, bff, daemon)
         await _ending(story, bff, other)
         await _gone(story, bff, daemon)
-        story.heard = bff.heard
+        story.messages = bff.messages
     return story
 
 
@@ -200,23 +202,21 @@ async def _watching(story: Story, bff: Backend, viewer: RTCPeerConnection, turn:
     candidates = [line.removeprefix("a=") for line in lines if line.startswith("a=candidate")]
     sdp = "\r\n".join(line for line in lines if not line.startswith(("a=candidate", "a=end-of-candidates")))
     servers = [{"urls": turn, "username": _TURN_USER, "credential": _TURN_PASSWORD}]
-    offer = bff.command(
-        "session.offer",
-        {"sdp": sdp, "session": "s-1", "trickle": True, "ice_servers": servers},
-        token=bff.token("anna"),
-    )
+    body = {"sdp": sdp, "session": "s-1", "trickle": True, "ice_servers": servers}
+    bff.session_token = bff.token("anna")
+    offer = bff.command("session.offer", body, token=bff.session_token)
     answer = await bff.send(offer)
     assert await bff.send(offer) == answer, "the same command again gets the same reply again"
     await viewer.setRemoteDescription(RTCSessionDescription(answer["body"]["sdp"], "answer"))
     first, *more = [{"session": "s-1", "candidate": line, "sdp_mid": "0"} for line in [*candidates, None]]
-    candidate = bff.command("session.candidate", first)
+    candidate = bff.command("session.candidate", first, token=bff.session_token)
     taken = await bff.send(candidate)
     for number, each in enumerate(more):
-        assert (await bff.ask("session.candidate", each, id=f"more-{number}"))["ok"]
+        assert (await bff.ask("session.candidate", each, id=f"more-{number}", token=bff.session_token))["ok"]
     story.show(offer=(TOPICS.command, offer), answer=(TOPICS.reply(bff.name), answer))
     story.show(candidate=(TOPICS.command, candidate), candidate_taken=(TOPICS.reply(bff.name), taken))
     found = await bff.next(lambda topic, each: each.get("type") == "session.candidate" and "typ relay" in str(each))
-    last = await bff.told("session.candidate", candidate=None)
+    last = await bff.notification("session.candidate", candidate=None)
     story.show(devices_candidate=(TOPICS.reply(bff.name), found), devices_last=(TOPICS.reply(bff.name), last))
     for name, kind in (("opened", "session.opened"), ("live", "session.live")):
         story.show(**{name: (TOPICS.event, await bff.event(kind))})
@@ -226,7 +226,7 @@ async def _watching(story: Story, bff: Backend, viewer: RTCPeerConnection, turn:
 
 async def _using(story: Story, bff: Backend) -> None:
     async def exchange(name: str, kind: str, body: Json | None = None, scope: str | None = None) -> None:
-        command = bff.command(kind, body, **({"token": bff.token("admin", scope)} if scope else {}))
+        command = bff.command(kind, body, token=bff.token("admin", scope) if scope else bff.session_token)
         reply = await bff.send(command)
         assert reply["ok"], reply
         story.show(**{name: (TOPICS.command, command), f"{name}_reply": (TOPICS.reply(bff.name), reply)})
@@ -261,8 +261,10 @@ async def _refused(story: Story, bff: Backend, other: Backend) -> None:
     await refused("expired", Code.EXPIRED, bff, "status.get", None, expires_at=_moment(-1), token=bff.token("anna"))
     await refused("unauthorized", Code.UNAUTHORIZED, bff, "session.list", None)
     await refused("forbidden", Code.FORBIDDEN, bff, "session.list", None, token=bff.token("anna"))
-    await refused("not_the_owner", Code.FORBIDDEN, other, "session.close", {"session": "s-1"})
-    await refused("unknown_session", Code.UNKNOWN_SESSION, bff, "session.close", {"session": "s-9"})
+    await refused("not_the_owner", Code.FORBIDDEN, other, "session.close", {"session": "s-1"}, token=spent)
+    await refused(
+        "unknown_session", Code.UNKNOWN_SESSION, bff, "session.close", {"session": "s-9"}, token=bff.session_token
+    )
     await refused("bad_message", Code.BAD_MESSAGE, bff, "session.quality", {"session": "s-1", "quality": "best"})
     await refused("unsupported", Code.UNSUPPORTED, bff, "session.answer", {"session": "s-1", "sdp": "v=0"})
 
@@ -283,23 +285,23 @@ async def _stalled(story: Story, bff: Backend, daemon: Daemon) -> None:
     (camera,) = daemon.children()
     os.kill(camera, signal.SIGSTOP)
     where = TOPICS.reply(bff.name)
-    story.show(stalled=(where, await bff.told("session.camera", state="stalled")))
+    story.show(stalled=(where, await bff.notification("session.camera", state="stalled")))
     story.show(lost=(TOPICS.event, await bff.event("camera.lost")))
     story.show(recovering=(TOPICS.event, await bff.event("camera.recovering")))
-    story.show(moving=(where, await bff.told("session.camera", state="live")))
+    story.show(moving=(where, await bff.notification("session.camera", state="live")))
     story.show(back=(TOPICS.event, await bff.event("camera.back")))
 
 
 async def _ending(story: Story, bff: Backend, other: Backend) -> None:
-    close = bff.command("session.close", {"session": "s-1"})
+    close = bff.command("session.close", {"session": "s-1"}, token=bff.session_token)
     story.show(close=(TOPICS.command, close), close_reply=(TOPICS.reply(bff.name), await bff.send(close)))
-    story.show(closed=(TOPICS.reply(bff.name), await bff.told("session.closed")))
+    story.show(closed=(TOPICS.reply(bff.name), await bff.notification("session.closed")))
     story.show(closed_event=(TOPICS.event, await bff.event("session.closed")))
     stop = bff.command("stream.stop", {"reason": "night"}, token=bff.token("admin", "manage"))
     stopped = await bff.send(stop)
     assert stopped["body"]["stream"] == {"wanted": "stopped", "reason": "night"}
     story.show(stop=(TOPICS.command, stop))
-    story.show(ended_by_stop=(TOPICS.reply(other.name), await other.told("session.closed", "s-2")))
+    story.show(ended_by_stop=(TOPICS.reply(other.name), await other.notification("session.closed", "s-2")))
     story.show(stop_event=(TOPICS.event, await bff.event("stream.stopped")))
     refused = await bff.ask("session.offer", {"sdp": CHROME}, token=bff.token("anna"))
     story.show(stopped=(TOPICS.reply(bff.name), refused))
@@ -311,10 +313,10 @@ async def _ending(story: Story, bff: Backend, other: Backend) -> None:
 
 async def _gone(story: Story, bff: Backend, daemon: Daemon) -> None:
     assert await asyncio.to_thread(daemon.stop) == 0
-    goodbye = await bff.status(lambda status: not status["online"])
-    assert goodbye["camera"], "its own last word, and not the will"
+    offline = await bff.status(lambda status: not status["online"])
+    assert offline["camera"], "its own last status, not the will"
     await asyncio.to_thread(daemon.start)
-    await bff.status(lambda status: status["online"] and status["started_at"] > goodbye["at"])
+    await bff.status(lambda status: status["online"] and status["started_at"] > offline["at"])
     story.show(started=(TOPICS.event, await bff.event("daemon.started")))
     assert daemon.process is not None
     daemon.process.kill()
@@ -330,10 +332,11 @@ def _measured_in_sd(sessions: list[Json]) -> bool:
     return bool(sessions) and sessions[0]["quality"] == "sd" and bool(sessions[0]["bitrate_bps"])
 
 
-# What differs each time, and how it is shown; the vitals are those of a Raspberry Pi.
+# Replacements for values that differ each time. The vitals are those of a Raspberry Pi.
 _SETTLED: dict[str, Any] = {
     "version": "0.1.0",
     "at": "2026-11-21T12:00:00Z",
+    "valid_until": "2026-11-21T12:15:00Z",
     "since": "2026-11-21T11:58:00Z",
     "started_at": "2026-11-21T08:00:00Z",
     "expires_at": "2026-11-21T12:00:30Z",
@@ -374,7 +377,7 @@ def _settled_fields(fields: Json) -> Json:
     known = {
         name: _SETTLED[name]
         for name, value in fields.items()
-        # The version of settings is a number, and says something.
+        # The version of settings is a number, which is kept.
         if name in _SETTLED and value and isinstance(value, str) == isinstance(_SETTLED[name], str)
     }
     if fields.get("candidate"):
@@ -383,10 +386,10 @@ def _settled_fields(fields: Json) -> Json:
 
 
 def _settled_candidate(line: str) -> str:
-    """With addresses that are for documents (RFC 5737)."""
+    """Use addresses that are reserved for documentation (RFC 5737)."""
     _, component, transport, priority, _, _, _, kind, *related = line.split()
-    told = " raddr 192.0.2.9 rport 50000" if related else ""
-    return f"candidate:1 {component} {transport} {priority} 192.0.2.7 50000 typ {kind}{told}"
+    related_address = " raddr 192.0.2.9 rport 50000" if related else ""
+    return f"candidate:1 {component} {transport} {priority} 192.0.2.7 50000 typ {kind}{related_address}"
 
 
 def _moment(ahead_s: float) -> str:
@@ -395,7 +398,7 @@ def _moment(ahead_s: float) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        story = asyncio.run(tell(Path(directory)))
+        story = asyncio.run(record_story(Path(directory)))
     EXAMPLES.write_text(json.dumps(story.examples, indent=1) + "\n")
     for path in PAGES:
         path.write_text(page(path.read_text(), story.examples))

@@ -1,4 +1,4 @@
-"""Debian roots that the tests build once for a machine and keep in their cache."""
+"""Debian roots that the tests build once and keep in their cache."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ CACHE = Path(os.environ.get("EDGE_TEST_CACHE", Path.home() / ".cache" / "edge-st
 
 
 class CachedRoot:
-    """The root that `build.sh` of a recipe's directory makes. Another recipe, or other arguments, make another root."""
+    """The root that `build.sh` of a recipe's directory builds. A changed recipe or argument builds a new root."""
 
     def __init__(self, name: str, recipe: Path, *arguments: str) -> None:
-        content = b"".join(file.read_bytes() for file in sorted(recipe.iterdir()) if file.is_file())
+        files = [file.read_bytes() for file in sorted(recipe.iterdir()) if file.is_file()]
+        content = b"\0".join([*files, *(argument.encode() for argument in arguments)])
         self.path = CACHE / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
         self._command = [str(recipe / "build.sh"), str(self.path), *arguments]
         CACHE.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def built(self) -> Iterator[None]:
-        """Build it where it is not there. Within, no other process builds it or adds to it."""
+        """Build the root if it is missing. Inside the context, no other process builds it or adds to it."""
         with self.path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             done = self.path / "built"
@@ -42,7 +43,7 @@ class CachedRoot:
 
 
 def ran(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; both its streams in one."""
+    """Run a command to its end; standard error is merged into standard output."""
     return subprocess.run(
         command,
         check=False,

@@ -1,4 +1,4 @@
-"""The camera as the daemon has it, alone: its process, its access units, and every state that it told."""
+"""The daemon's camera alone: its process, its access units, and every state that it published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = {"hd": {"width": 320, "height": 240}, "sd": {"width": 160, "height": 120
 
 
 class Daemon:
-    """One camera, its access units, and every state that was told."""
+    """One camera, its access units, and every state that it published."""
 
     def __init__(
         self,
@@ -36,26 +36,26 @@ class Daemon:
         self.sd_failures: list[str] = []
         self.camera = CameraProcess(checked, self._unit, self._changed, self._sd_failed, values=values, command=command)
         self._tap = tap
-        self._news = asyncio.Event()
+        self._notified = asyncio.Event()
 
     def _unit(self, unit: AccessUnit) -> None:
         self._tap(unit)
         self.units.append(unit)
-        self._news.set()
+        self._notified.set()
 
     def _sd_failed(self, why: str) -> None:
         self.sd_failures.append(why)
-        self._news.set()
+        self._notified.set()
 
     def _changed(self) -> None:
         self.states.append(self.camera.state)
-        self._news.set()
+        self._notified.set()
 
-    async def until(self, true: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(GENEROUS_S):
-            while not true():
-                self._news.clear()
-                await self._news.wait()
+            while not condition():
+                self._notified.clear()
+                await self._notified.wait()
 
     async def more_units(self, count: int = 3) -> None:
         enough = len(self.units) + count
@@ -69,7 +69,7 @@ async def running(
     values: dict[str, Any] | None = None,
     **settings: object,
 ) -> AsyncIterator[Daemon]:
-    """The part, running, until the context ends. `tap` is told of each access unit first."""
+    """Run the camera until the context ends. `tap` gets each access unit first."""
     daemon = Daemon(command, tap, values, **settings)
     ready = asyncio.Event()
     task = asyncio.create_task(daemon.camera.run(ready), name="camera")

@@ -1,4 +1,4 @@
-"""A small certificate authority, for brokers that ask for client certificates."""
+"""A small certificate authority for brokers with client certificates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Authority:
-    """Makes certificates in a directory, for localhost and an address; `ca_file` is what the other side has to know."""
+    """Issues certificates for localhost and an address into a directory. `ca_file`: the CA certificate."""
 
     def __init__(self, directory: Path, name: str = "test-ca", address: str = "127.0.0.1") -> None:
         self._directory = directory
@@ -35,7 +35,7 @@ class Authority:
     def issue(
         self, name: str, *, since: timedelta = timedelta(days=-1), until: timedelta = timedelta(days=1)
     ) -> tuple[Path, Path]:
-        """A certificate and its key, for the address and localhost; `since` and `until` from now."""
+        """Issue a certificate and its key. `since` and `until` are relative to now. Returns: the two files."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._build(subject, key.public_key(), since, until, ca=False)
@@ -49,16 +49,16 @@ class Authority:
         return cert_file, key_file
 
     def sign(self, request: x509.CertificateSigningRequest) -> str:
-        """The certificate that is asked for, in PEM."""
+        """Issue the requested certificate. Returns: PEM."""
         key = request.public_key()
         certificate = self._build(request.subject, key, timedelta(days=-1), timedelta(days=1), ca=False)
         return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def server_context(self) -> ssl.SSLContext:
-        """Of a server on 127.0.0.1 that wants certificates of this authority."""
+        """A TLS context for a server on 127.0.0.1 that requires client certificates of this authority."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.ca_file))
         context.verify_mode = ssl.CERT_REQUIRED
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # for extensions that these certificates leave out
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # these certificates lack some extensions
         context.load_cert_chain(*self.issue("server"))
         return context
 

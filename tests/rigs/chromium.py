@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.async_api import BrowserContext
 
-_QUIET = [
+_FLAGS = [
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -31,10 +31,10 @@ _QUIET = [
 async def chromium(
     *, hide_addresses: bool = True, width: int = 1280, height: int = 800
 ) -> AsyncIterator[BrowserContext]:
-    """A fresh browser. `hide_addresses`: host candidates have `.local` names, as they do at a user's."""
+    """A browser with a new profile. `hide_addresses`: host candidates have `.local` names, the browser's default."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     assert program, "chromium is not installed"
-    flags = list(_QUIET)
+    flags = list(_FLAGS)
     if os.geteuid() == 0:
         flags.append("--no-sandbox")
     if not hide_addresses:

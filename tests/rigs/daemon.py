@@ -1,4 +1,4 @@
-"""The real daemon as a process, with its settings file, its log and its local API."""
+"""The real daemon as a process, with a settings file, a log and the local API."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def free_port() -> int:
         return port
 
 
-def required(signer: Signer, directory: Path) -> dict[str, Any]:
-    """The `auth` section of a device that takes this backend's tokens."""
+def required_auth(signer: Signer, directory: Path) -> dict[str, Any]:
+    """The `auth` section of a device that requires this backend's tokens."""
     jwks_file = directory / "jwks.json"
     jwks_file.write_text(jwks(signer))
-    # The machine of the tests may have a clock that nothing disciplines.
+    # The clock of the test machine may not be synchronized.
     return {"mode": "required", "jwks_file": str(jwks_file), "trust_clock": True}
 
 
 class Daemon:
-    """`edge-streamer run` in a directory of its own. `code`: the directory of the `edge` package that runs."""
+    """`edge-streamer run` in its own directory. `code`: the directory of the `edge` package to run."""
 
     def __init__(
         self,
@@ -59,7 +59,8 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         settings: dict[str, Mapping[str, Any]] = {
             "device": {"id": "cam-1"},
-            "auth": {"mode": "off"},
+            # The machine of the tests may have a clock that nothing disciplines: the daemon would start `timedatectl`.
+            "auth": {"mode": "off", "trust_clock": True},
             "mqtt": mqtt,
             "api": {"port": self.api_port},
             "state": {"dir": str(directory / "state")},
@@ -83,32 +84,32 @@ class Daemon:
         self.wait(lambda: self.status() is not None, 20)
 
     def status(self) -> dict[str, Any] | None:
-        """None while it does not answer."""
+        """The status, or None if the daemon does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/api/v1/status", timeout=5) as answer:
-                status: dict[str, Any] = json.load(answer)
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/api/v1/status", timeout=5) as response:
+                status: dict[str, Any] = json.load(response)
                 return status
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/metrics", timeout=5) as answer:
-            text: str = answer.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/metrics", timeout=5) as response:
+            text: str = response.read().decode()
             return text
 
     def post(self, path: str) -> dict[str, Any]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            fields: dict[str, Any] = json.load(answer)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            fields: dict[str, Any] = json.load(response)
             return fields
 
     def wait(self, condition: Callable[[], object], timeout_s: float = 10) -> None:
-        """Until a condition holds."""
+        """Wait until a condition holds."""
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             assert self.process is not None
             assert self.process.poll() is None, f"the daemon ended:\n{self.log()}"
-            assert time.monotonic() < deadline_s, f"waited {timeout_s} s in vain; {self.status()}\n{self.log()}"
+            assert time.monotonic() < deadline_s, f"no success within {timeout_s} s; {self.status()}\n{self.log()}"
             time.sleep(0.05)
 
     def wait_for_status(self, condition: Callable[[dict[str, Any]], object], timeout_s: float = 10) -> None:
@@ -119,7 +120,7 @@ class Daemon:
         self.wait(holds, timeout_s)
 
     def children(self) -> list[int]:
-        """The process ids of its children: the camera process and nothing else."""
+        """The process IDs of the daemon's children: only the camera process."""
         assert self.process is not None
         listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in listed.split()]
@@ -128,13 +129,13 @@ class Daemon:
         return self._log.read_text() if self._log.exists() else ""
 
     def stop(self) -> int:
-        """SIGTERM; the exit status. Fails where it takes longer than ten seconds."""
+        """Stop with SIGTERM. Returns: the exit status. Fails after ten seconds."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(10)
 
     def end(self) -> None:
-        """Whatever state it is in, nothing of it stays; a bug that it met fails the test."""
+        """Stop the daemon in any state. Fails if it counted a bug or logged a traceback."""
         if self.process is not None and self.process.poll() is None:
             status = self.status()
             bugs = {name: count for name, count in (status or {}).get("counters", {}).items() if name.endswith("_bugs")}
@@ -150,7 +151,7 @@ class Daemon:
 
 
 def toml(sections: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
-    """Settings as TOML; a section's sections come after its own keys."""
+    """Format settings as TOML. Subsections follow the keys of their section."""
     text = ""
     for name, section in sections.items():
         own = {key: value for key, value in section.items() if not isinstance(value, dict)}

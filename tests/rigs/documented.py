@@ -1,4 +1,4 @@
-"""What the AsyncAPI document says of a message."""
+"""Validate messages against the AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edge.contract.asyncapi import message_key
 
 
 def invalid(document: dict[str, Any], topic: str, message: dict[str, Any]) -> str | None:
-    """Why this is no message of the document on this topic; None where it is one."""
+    """Returns: why the document does not allow this message on this topic, or None if it does."""
     key = message_key(topic, message)
     if key not in document["components"]["messages"]:
-        return f"there is no {key}"
-    # The document's references are to the document.
+        return f"the document has no message {key}"
+    # References in the document are relative to the document.
     schema = {**document, "allOf": [{"$ref": f"#/components/messages/{key}/payload"}]}
     error = jsonschema.exceptions.best_match(jsonschema.Draft7Validator(schema).iter_errors(message))
     return None if error is None else f"{key}: {error.message}"

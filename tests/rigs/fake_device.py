@@ -1,4 +1,4 @@
-"""A small device that speaks contract version 1; a test scripts its answers."""
+"""A fake device that implements contract version 1. Tests script its replies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from edge.contract.messages import (
     OfferBody,
     Reply,
     SessionInfo,
-    Status,
     StreamBody,
     StreamStatus,
 )
@@ -30,13 +29,15 @@ from edge.errors import Rejected
 from edge.mqtt.broker import Message
 from edge.mqtt.paho_broker import PahoBroker
 from edge.mqtt.settings import MqttSettings
+from tests.rigs.statuses import make_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pydantic import BaseModel
 
-    from edge.client import Camera
+    from edge.client import RemoteCamera
+    from edge.contract.messages import Status
 
 ANSWER_SDP = "v=0\r\na=the device's answer\r\n"
 
@@ -46,16 +47,18 @@ def mqtt_settings(port: int) -> MqttSettings:
 
 
 class FakeDevice:
-    """Answers every command, but for those that it is told to refuse or to leave without a reply."""
+    """Answers every command. `refusals`: errors by command type. `silent`: command types without a reply."""
 
     def __init__(self, port: int, device: str = "cam-1") -> None:
         self.refusals: dict[str, Rejected] = {}
         self.silent: set[str] = set()
+        self.expired: set[str] = set()
+        """Tokens that are refused as expired, as devices before session ownership did."""
         self.candidates: list[str | None] = []
-        """Sent for every session, before its answer."""
+        """Candidates to send for every session, before its answer."""
         self.commands: list[tuple[Command, BaseModel]] = []
         self.sessions: dict[str, str] = {}
-        """The open ones, with the reply topic of each."""
+        """Reply topics of the open sessions."""
         self.running = True
         self.port = port
         self._topics = Topics(device)
@@ -75,13 +78,13 @@ class FakeDevice:
             work.cancel()
             link.cancel()
 
-    async def meet(self, camera: Camera) -> None:
-        """Until a client's link is made; amqtt does not close a connection that comes while it stops."""
+    async def wait_for_client(self, camera: RemoteCamera) -> None:
+        """Wait until a client is connected. amqtt does not close a connection that opens while it stops."""
         await camera.status()
         self.commands.clear()
 
-    async def got(self, kind: str, count: int = 1) -> list[Any]:
-        """The bodies of all commands of a type, once there are as many."""
+    async def wait_for_commands(self, kind: str, count: int = 1) -> list[Any]:
+        """Wait for `count` commands of a type. Returns: the bodies of all commands of this type."""
         async with asyncio.timeout(10):
             while True:
                 bodies = [body for command, body in self.commands if command.type == kind]
@@ -91,18 +94,18 @@ class FakeDevice:
                 await self._changed.wait()
 
     async def send_candidate(self, session: str, line: str | None) -> None:
-        await self._tell(session, "session.candidate", CandidateBody(session=session, candidate=line, sdp_mid="0"))
+        await self._notify(session, "session.candidate", CandidateBody(session=session, candidate=line, sdp_mid="0"))
 
     async def end(self, session: str, reason: EndReason) -> None:
-        await self._tell(session, "session.closed", ClosedBody(session=session, reason=reason, code=reason.code))
+        await self._notify(session, "session.closed", ClosedBody(session=session, reason=reason, code=reason.code))
         self.sessions.pop(session)
 
     async def event(self, kind: str) -> None:
         event = Event(id=f"e-{kind}", type=kind, at=datetime.now(UTC))
         await self._broker.publish(Message(self._topics.event, event.model_dump_json().encode()))
 
-    async def publish_status(self) -> None:
-        payload = self._status().model_dump_json().encode()
+    async def publish_status(self, **changes: Any) -> None:
+        payload = self._status(**changes).model_dump_json().encode()
         await self._broker.publish(Message(self._topics.status, payload, retain=True))
 
     async def publish_reply(self, client: str, payload: bytes) -> None:
@@ -124,6 +127,8 @@ class FakeDevice:
         try:
             if refusal is not None:
                 raise refusal
+            if command.token is not None and command.token.get_secret_value() in self.expired:
+                raise Rejected(Code.EXPIRED, "the token has expired")
             kind, answer = await self._effect(command, body)
         except Rejected as exc:
             error = ErrorInfo(code=exc.code, message=exc.message, retry_after_s=exc.retry_after_s)
@@ -141,7 +146,7 @@ class FakeDevice:
                 return "session.answer", answer.model_dump(mode="json")
             case CloseBody(session=session):
                 if session not in self.sessions:
-                    raise Rejected(Code.UNKNOWN_SESSION, "there is no such session")
+                    raise Rejected(Code.UNKNOWN_SESSION, "the session does not exist")
                 await self.end(session, EndReason.VIEWER_CLOSED)
             case StreamBody():
                 self.running = command.type == "stream.start"
@@ -152,14 +157,14 @@ class FakeDevice:
             return "session.list", {"sessions": [self._listed(session) for session in self.sessions]}
         return "ok", None
 
-    def _status(self) -> Status:
+    def _status(self, **changes: Any) -> Status:
         stream = StreamStatus(wanted="running" if self.running else "stopped")
-        return Status(device=self._topics.device, online=True, at=datetime.now(UTC), stream=stream)
+        return make_status(self._topics.device, stream=stream, **changes)
 
     def _listed(self, session: str) -> dict[str, Any]:
         info = SessionInfo(session=session, viewer="anna", state="live", quality="hd", since=datetime.now(UTC))
         return info.model_dump(mode="json")
 
-    async def _tell(self, session: str, kind: str, body: BaseModel) -> None:
+    async def _notify(self, session: str, kind: str, body: BaseModel) -> None:
         reply = Reply(id=f"d-{session}-{kind}", type=kind, ok=True, body=body.model_dump(mode="json"))
         await self._broker.publish(Message(self.sessions[session], reply.model_dump_json().encode()))

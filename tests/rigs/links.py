@@ -1,4 +1,4 @@
-"""The broker port's two clients, and what they link to: real brokers, and servers that say a few bytes."""
+"""The two clients of the broker port with their peers: real brokers, and servers that send a few bytes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PASSWORD = "hunter2-and-more"
 
 
 class Client:
-    """A link with what came over it."""
+    """A broker client with its received messages and its link state."""
 
     def __init__(self, broker: AwsBroker | PahoBroker) -> None:
         self.broker = broker
-        self.came: asyncio.Queue[Message] = asyncio.Queue()
+        self.received: asyncio.Queue[Message] = asyncio.Queue()
         self.up = asyncio.Event()
         self.down = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
-        broker.listen(self.came.put_nowait, self._link)
+        broker.listen(self.received.put_nowait, self._link)
 
     def _link(self, up: bool) -> None:
         (self.up if up else self.down).set()
@@ -53,35 +53,35 @@ class Client:
             await asyncio.wait({self.task})
 
     async def error(self, *words: str) -> str:
-        """The reason why there is no link, once it holds all these words."""
+        """Wait for a link error that contains all these words, and return it."""
         async with asyncio.timeout(15):
             while not (self.broker.error and all(word in self.broker.error for word in words)):
                 await asyncio.sleep(0.02)
         return self.broker.error
 
 
-class Setting:
-    """One kind of broker, and how clients come to it."""
+class BrokerSetup:
+    """One kind of broker, with the settings of its clients."""
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.kind = kind
         self.v5 = kind in TLS
-        self._more: dict[str, Any] = {"reconnect_cap_s": 1, "keepalive_s": 5, "connect_timeout_s": 2}
-        self._more |= {"publishes_per_s": 10_000, "client": kind.partition("-")[0] if self.v5 else "paho"}
+        self._settings: dict[str, Any] = {"reconnect_cap_s": 1, "keepalive_s": 5, "connect_timeout_s": 2}
+        self._settings |= {"publishes_per_s": 10_000, "client": kind.partition("-")[0] if self.v5 else "paho"}
         self.mosquitto: Mosquitto | None = None
         self._authority: Authority | None = None
         if self.v5:
             self._authority = Authority(directory)
             self.mosquitto = Mosquitto(directory, authority=self._authority, persistence=True)
-            self._more |= {"ca_file": self._authority.ca_file}
+            self._settings |= {"ca_file": self._authority.ca_file}
         elif kind == "paho-311-password":
             self.mosquitto = Mosquitto(directory, user=("cam", PASSWORD), persistence=True)
             (directory / "password").write_text(PASSWORD + "\n")
-            self._more |= {"tls": False, "version": "3.1.1", "username": "cam"}
-            self._more |= {"password_file": directory / "password"}
+            self._settings |= {"tls": False, "version": "3.1.1", "username": "cam"}
+            self._settings |= {"password_file": directory / "password"}
         else:
             self.port = free_port()
-            self._more |= {"tls": False, "version": "3.1.1"}
+            self._settings |= {"tls": False, "version": "3.1.1"}
         if self.mosquitto is not None:
             self.port = self.mosquitto.port
         self._embedded: AsyncExitStack | None = None
@@ -106,11 +106,11 @@ class Setting:
         identity: dict[str, Any] = {}
         if self._authority is not None:
             identity["cert_file"], identity["key_file"] = self._authority.issue(name)
-        made = MqttSettings(**{"host": "127.0.0.1", "port": self.port, **self._more, **identity, **settings})
-        return Client((AwsBroker if made.by_aws else PahoBroker)(made, name, topics, will, optional))
+        mqtt = MqttSettings(**{"host": "127.0.0.1", "port": self.port, **self._settings, **identity, **settings})
+        return Client((AwsBroker if mqtt.by_aws else PahoBroker)(mqtt, name, topics, will, optional))
 
     def publish_raw(self, messages: list[Any]) -> None:
-        """By a client that keeps to no limits. Blocks."""
+        """Publish with a client that enforces no limits. Blocks."""
         cert_file, key_file = self.authority.issue("raw")
         tls: Any = {"ca_certs": str(self.authority.ca_file), "certfile": str(cert_file), "keyfile": str(key_file)}
         paho.mqtt.publish.multiple(messages, "127.0.0.1", self.port, tls=tls)
@@ -131,31 +131,31 @@ class Setting:
 
 
 def plain_client(port: int, *topics: str, version: str = "3.1.1") -> Client:
-    made = MqttSettings.model_validate(
+    mqtt = MqttSettings.model_validate(
         {"host": "127.0.0.1", "port": port, "tls": False, "version": version, "connect_timeout_s": 0.1}
     )
-    return Client(PahoBroker(made, "one", topics, None))
+    return Client(PahoBroker(mqtt, "one", topics, None))
 
 
 @asynccontextmanager
-async def one_answer_each(
+async def scripted_server(
     *answers: bytes,
     context: ssl.SSLContext | None = None,
-    spoken: list[str | None] | None = None,
-    heard: list[bytes] | None = None,
+    protocols: list[str | None] | None = None,
+    requests: list[bytes] | None = None,
 ) -> AsyncIterator[int]:
-    """A broker that says these bytes, one answer for each thing it reads, and then no more.
+    """A server that sends one of the answers after each read, and nothing after the last one. Yields its port.
 
-    `spoken`: which protocols were agreed on in TLS. `heard`: what was read.
+    `protocols` gets the ALPN protocol of each connection, `requests` the received bytes.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if spoken is not None:
-            spoken.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        if protocols is not None:
+            protocols.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
         for answer in answers:
             read = await reader.read(4096)
-            if heard is not None and read:
-                heard.append(read)
+            if requests is not None and read:
+                requests.append(read)
             writer.write(answer)
         while await reader.read(4096):
             pass
@@ -167,8 +167,8 @@ async def one_answer_each(
 
 
 @asynccontextmanager
-async def deaf_server() -> AsyncIterator[int]:
-    """Takes connections and never says a word."""
+async def silent_server() -> AsyncIterator[int]:
+    """A server that accepts connections and sends nothing. Yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         yield port

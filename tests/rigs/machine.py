@@ -1,4 +1,4 @@
-"""Booted Debian machines, each with its own systemd and address, on a network of the tests' own."""
+"""Booted Debian machines, each with its own systemd and address, on a network for the tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def root_of(suite: str, *, packages: bool) -> Path:
-    """The root of a suite, built where it is not there yet. `packages`: those that an installation fetches by apt."""
+    """The root of a suite, built if it is missing. `packages`: with those that an installation gets by apt."""
     root = (
         CachedRoot(f"booted-{suite}-packages", _RECIPE, suite, "python3-numpy python3-systemd")
         if packages
@@ -34,7 +34,7 @@ def root_of(suite: str, *, packages: bool) -> Path:
 
 
 class Network:
-    """A bridge with the addresses 10.77.N.0/24. Its machines reach the package mirror through it."""
+    """A bridge with the addresses 10.77.N.0/24, through which its machines reach the package mirror."""
 
     def __init__(self) -> None:
         _RUN.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Network:
         return _try("ip", "link", "add", f"edge{number}", "type", "bridge").returncode == 0
 
     def join(self) -> tuple[str, str]:
-        """A namespace on the bridge: its name and its address."""
+        """Make a network namespace on the bridge; return its name and its address."""
         self._last += 1
         name, address = f"{self.name}-{self._last}", f"10.77.{self.number}.{self._last}"
         _sh("ip", "netns", "add", name)
@@ -80,9 +80,10 @@ class Network:
 
 
 class Machine:
-    """`packages`: those that an installation fetches by apt are there.
+    """A machine, which the context manager boots and removes.
 
-    `disk_mb`: the machine has a disk of its own of that size, which can be filled and broken.
+    `packages`: those that an installation gets by apt are installed.
+    `disk_mb`: the machine has its own disk of that size, which can be filled and broken.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Machine:
         self._leader = 0
 
     def boot(self, *, read_only: bool = False) -> None:
-        """Boot, and wait until systemd has started all; the same disk as before a power cut or a shutdown."""
+        """Boot from the same disk as before, and wait until systemd has started all units."""
         if self._limited and not os.path.ismount(self._disk):
             _sh("mount", "-o", "loop", str(self._dir / "disk.img"), str(self._disk))
         for directory in ("upper", "work"):
@@ -126,7 +127,7 @@ class Machine:
         if read_only:
             command += ["--read-only", "--tmpfs=/var/log:mode=755", "--tmpfs=/var/tmp:mode=1777"]
 
-        # In a group of its own, or else nspawn leaves one at the root.
+        # In its own group, because nspawn would otherwise leave one at the root.
         into_group = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(group / "cgroup.procs")]
         with (self._dir / "console.log").open("ab") as console:
             self._nspawn = subprocess.Popen(
@@ -152,7 +153,7 @@ class Machine:
     def try_run(
         self, *command: str, stdin: str | None = None, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, as root; its exit status is the caller's to judge."""
+        """Run a command inside, as root. The caller checks the exit status."""
         environment = ["env", "-i", "-C", "/", _PATH, "HOME=/root", "TERM=dumb", "LANG=C.UTF-8"]
         return subprocess.run(
             ["nsenter", "-t", str(self._leader), "-a", *environment, *command],
@@ -165,7 +166,7 @@ class Machine:
         )
 
     def run(self, *command: str, stdin: str | None = None, timeout_s: float = 300) -> str:
-        """Run a command inside that has to succeed; its output, both streams in one."""
+        """Run a command inside that must succeed; return its output with standard error merged into it."""
         done = self.try_run(*command, stdin=stdin, timeout_s=timeout_s)
         assert done.returncode == 0, f"{self.name}: {command}: {done.returncode}\n{done.stdout[-6000:]}"
         return done.stdout
@@ -190,7 +191,7 @@ class Machine:
         return [json.loads(line) for line in self.journal(unit, "-o", "json").splitlines()]
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "-p", name, "--value", unit).strip()
 
     def wait(self, condition: Callable[[], object], timeout_s: float = 20, what: str = "") -> None:
@@ -201,11 +202,11 @@ class Machine:
         while not condition():
             if time.monotonic() > deadline_s:
                 console = (self._dir / "console.log").read_text(errors="replace")[-1500:]
-                raise AssertionError(f"{self.name}: waited {timeout_s} s in vain: {what}\n{console}")
+                raise AssertionError(f"{self.name}: timed out after {timeout_s} s: {what}\n{console}")
             time.sleep(0.1)
 
     def cut(self) -> None:
-        """Cut the power. What was not synced may be on the disk all the same: this machine's kernel lives on."""
+        """Cut the power. Unsynced data may still reach the disk, because this machine's kernel keeps running."""
         assert self._nspawn is not None
         for pid in (self._leader, self._nspawn.pid):
             _try("kill", "-9", str(pid))
@@ -213,30 +214,37 @@ class Machine:
         self._nspawn = None
         self._wait(lambda: _try("umount", str(self.root)).returncode == 0, 20, "umount")
 
+    def has_written(self, path: str) -> bool:
+        """Whether the machine itself has written this file, which still exists. Works while the machine is off, too."""
+        return (self._disk / "upper" / path.lstrip("/")).is_file()
+
     def reboot(self) -> None:
-        """A clean reboot, as `systemctl reboot` does it."""
+        """Reboot cleanly, as `systemctl reboot` does."""
         assert self._nspawn is not None
         self.try_run("systemctl", "reboot")
         self.wait_rebooted()
 
     def wait_rebooted(self, timeout_s: float = 60) -> None:
-        """Something inside reboots the machine: nspawn ends with 133, and is started again."""
+        """Wait until something inside reboots the machine, and boot it again: nspawn ends with status 133."""
         assert self._nspawn is not None
         self._nspawn.wait(timeout_s)
         self.boot()
 
-    def fill_disk(self) -> None:
-        """Until nothing more can be written, by root neither."""
+    def fill_disk(self, free_mb: int = 0) -> None:
+        """Leave this much free space on the disk; with 0, not even root can write."""
         assert self._limited
-        _try("dd", "if=/dev/zero", f"of={self._disk}/filler", "bs=1M")
-        _try("dd", "if=/dev/zero", f"of={self._disk}/filler2", "bs=1k")
+        free = shutil.disk_usage(self._disk).free // 1024**2
+        _try("fallocate", "-l", f"{max(free - max(free_mb, 1), 1)}M", f"{self._disk}/filler")
+        if not free_mb:
+            _try("dd", "if=/dev/zero", f"of={self._disk}/filler2", "bs=1M")
+            _try("dd", "if=/dev/zero", f"of={self._disk}/filler3", "bs=1k")
 
     def free_disk(self) -> None:
         for filler in self._disk.glob("filler*"):
             filler.unlink()
 
     def break_disk(self) -> None:
-        """From now on the disk takes no writes, as the kernel does it for an SD card that fails."""
+        """Make the disk read-only, as the kernel does for a failing SD card."""
         assert self._limited
         _sh("mount", "-o", "remount,abort", str(self._disk))
 
@@ -279,7 +287,7 @@ def _remove_network(name: str) -> None:
 
 
 def _clean_up() -> None:
-    """Remove what a run of the tests left that was killed."""
+    """Remove what a killed test run left behind."""
     for owner in _RUN.glob("edge*.owner"):
         if Path(f"/proc/{owner.read_text()}").exists():
             continue

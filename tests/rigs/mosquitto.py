@@ -1,4 +1,4 @@
-"""A real mosquitto on a free port: plain, with TLS and client certificates, or with user and password."""
+"""A real mosquitto on a free port: without TLS, with TLS and client certificates, or with user and password."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """`authority`: TLS, and only clients with its certificates. `identity`: its own. `user`: (name, password).
+    """A broker process.
 
-    `access`: the lines of an access list, where a certificate's common name is the user.
+    `authority`: use TLS and require client certificates of this authority. `identity`: the broker's certificate and
+    key. `user`: (name, password). `access`: lines of an access list; users are the common names of certificates.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Mosquitto:
         self._config.write_text("\n".join(lines) + "\n")
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """What a client's MqttSettings say of this broker, without its identity."""
+        """Arguments of MqttSettings for a client of this broker, without the client's identity."""
         return {"host": self.address, "port": self.port, **more}
 
     def start(self) -> None:
@@ -87,7 +88,7 @@ class Mosquitto:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """It holds its connections and answers nothing: a half-open link."""
+        """Keep connections open without answering: half-open links."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 

@@ -1,4 +1,4 @@
-"""Playbooks of deploy/ansible, run against machines over ssh as an operator runs them."""
+"""Run the playbooks of deploy/ansible against machines over ssh, as an operator runs them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MESSAGE = re.compile(r'"msg": ("(?:[^"\\]|\\.)*")')
 
 @dataclass(frozen=True)
 class Run:
-    """A playbook's end: by host, how many tasks changed something, and whether it failed or was not reached."""
+    """The result of a playbook, by host: how many tasks changed something; which hosts failed or were unreachable."""
 
     status: int
     output: str
@@ -35,16 +35,17 @@ class Run:
     took_s: float
 
     def message(self) -> str:
-        """The one that ended it."""
+        """The last message, which says why a device failed."""
         found: list[str] = _MESSAGE.findall(self.output)
         return str(json.loads(found[-1])) if found else self.output
 
 
 class Operator:
-    """An inventory of machines, by device id, and the variables of a site."""
+    """An inventory of machines, by device id, and the variables of a site. It never reboots a machine by default."""
 
     def __init__(self, directory: Path, site: Site, bundle: Path, machines: Mapping[str, Machine]) -> None:
         self.directory = directory
+        self.site = site
         self.machines = dict(machines)
         self.hosts: dict[str, dict[str, Any]] = {}
         for device, machine in machines.items():
@@ -69,10 +70,14 @@ class Operator:
             "edge_streamer_gate_timeout_s": 20,
         }
 
-    def play(self, playbook: str, *options: str, timeout_s: float = 500, **variables: Any) -> Run:
-        """Run a playbook with these variables beside, or instead of, the inventory's."""
+    def play(
+        self, playbook: str, *options: str, serial: list[object] | None = None, timeout_s: float = 500, **variables: Any
+    ) -> Run:
+        """Run a playbook. `variables` override the inventory's; `serial`, the batches, cannot be in an inventory."""
         inventory = self.directory / "inventory.json"
         inventory.write_text(json.dumps({"cameras": {"hosts": self.hosts, "vars": {**self.variables, **variables}}}))
+        if serial is not None:
+            options = ("-e", json.dumps({"edge_streamer_serial": serial}), *options)
         program = Path(sys.executable).with_name("ansible-playbook")
         began_s = time.monotonic()
         done = subprocess.run(

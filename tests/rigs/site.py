@@ -1,4 +1,4 @@
-"""What a device finds in the field: a broker with TLS and client certificates, and a backend that signs tokens."""
+"""The environment of a device: a broker with TLS and client certificates, and a backend that signs tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ETC = "/etc/edge-streamer"
 
 
 class Site:
-    """A context manager. `address`: where the broker listens, and what its certificate is for."""
+    """A context manager that runs the broker. `address`: where it listens; its certificate is for this address."""
 
     def __init__(self, directory: Path, address: str) -> None:
         self.directory = directory
@@ -39,7 +39,7 @@ class Site:
         self.broker.stop()
 
     def settings(self, device: str, more: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
-        """The sections of a device's settings file."""
+        """Return the sections of a device's settings file."""
         sections: dict[str, dict[str, Any]] = {
             "device": {"id": device},
             "mqtt": {
@@ -47,7 +47,7 @@ class Site:
                 "cert_file": "credential:device.pem",
                 "key_file": "credential:device.key",
             },
-            # The clock of the tests' machine may be one that nothing disciplines.
+            # The clock of the test machine may not be synchronized.
             "auth": {"jwks_file": f"{_ETC}/jwks.json", "trust_clock": True},
             "camera": {"source": "synthetic"},
         }
@@ -56,7 +56,7 @@ class Site:
         return sections
 
     def provision(self, machine: Machine, device: str) -> None:
-        """Put the device's files where its settings name them."""
+        """Write the device's files to the paths in its settings."""
         certificate, key = self.authority.issue(device)
         machine.write(f"{_ETC}/ca.pem", self.authority.ca_file.read_bytes())
         machine.write(f"{_ETC}/jwks.json", self.jwks_file.read_bytes())

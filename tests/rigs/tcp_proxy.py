@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and its broker: slow, cut, or gone."""
+"""A TCP proxy between a client and its broker that can delay, cut or refuse connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class TcpProxy:
-    """Passes what comes to its `port` on to `target` on loopback, `delay_s` later in each direction."""
+    """Forwards connections from `port` to `target` on loopback, with a delay of `delay_s` in each direction."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
@@ -37,7 +37,7 @@ class TcpProxy:
             far.transport.abort()
 
     async def cut(self, *, near_only: bool = False) -> None:
-        """Break every connection, without a goodbye of anybody. `near_only`: the broker does not notice."""
+        """Abort every connection. `near_only`: keep the connections to the broker open."""
         self._near_only = near_only
         tasks = set(self._open)
         for task in tasks:
@@ -55,9 +55,9 @@ class TcpProxy:
         self._open.add(task)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
-            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
         except (asyncio.CancelledError, ConnectionError):
-            pass  # cut, or one side is gone: so is the other
+            pass  # cut, or one side has closed: abort the other side, too
         finally:
             self._open.discard(task)
             writer.transport.abort()
@@ -66,10 +66,10 @@ class TcpProxy:
             else:
                 far_writer.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         while piece := await reader.read(65536):
-            # Later, not slower: what comes meanwhile waits no longer for it.
+            # Delay each piece without reducing the throughput.
             loop.call_later(self.delay_s, writer.write, piece)
         await asyncio.sleep(self.delay_s)
         raise ConnectionResetError

@@ -1,4 +1,4 @@
-"""A sender's way out without a connection behind it: what leaves is kept, and read as a receiver would."""
+"""A fake transport for an RTP sender: it records the sent datagrams and decrypts them like a receiver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import HeaderExtensionsMap, RtcpPacket, RtcpSrPacket, RtpPacket
 from pylibsrtp import Policy, Session
 
-from edge.streaming.aiortc_private import RtpPath
+from edge.streaming.aiortc_rtp import RtpPath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,26 +27,37 @@ VIDEO, RTX, SSRC, RTX_SSRC = 102, 103, 1111, 2222
 ADDRESS = ("192.0.2.1", 5000)
 
 
-class Wire:
-    """`path` for a sender; a socket that cuts runs as the kernel does, or a relay; the receiver's end of the keys."""
+def _session(end: int, profile: bytes) -> Session:
+    policy = Policy(key=bytes(range(30)), ssrc_type=end, srtp_profile=PROFILES[profile])
+    policy.allow_repeat_tx, policy.window_size = True, 1024  # as aiortc sets them
+    return Session(policy)
 
-    def __init__(self, profile: bytes = GCM, extensions: dict[str, int] | None = None, *, relay: bool = False) -> None:
+
+class Wire:
+    """`path`: for the sender under test. Acts as a UDP socket with segmentation, or as a TURN relay."""
+
+    def __init__(
+        self,
+        profile: bytes = GCM,
+        extensions: dict[str, int] | None = None,
+        *,
+        relay: bool = False,
+        rtx: bool = True,
+    ) -> None:
         self.datagrams: list[bytes] = []
         self.times_s: list[float] = []
         self.calls = 0
         self.refusal: OSError | None = None
         self.waiting_bytes = 0
         self.bound: list[bytes] = []
-        ends = [
-            Session(Policy(key=bytes(range(30)), ssrc_type=end, srtp_profile=PROFILES[profile]))
-            for end in (Policy.SSRC_ANY_OUTBOUND, Policy.SSRC_ANY_INBOUND)
-        ]
+        ends = [_session(end, profile) for end in (Policy.SSRC_ANY_OUTBOUND, Policy.SSRC_ANY_INBOUND)]
         self._receiving = ends[1]
         self._relay_protocol = SimpleNamespace(
             peer_to_channel={ADDRESS: 0x4001},
             channel_refresh_at={0x4001: math.inf},
             transport=SimpleNamespace(is_closing=lambda: False, get_write_buffer_size=lambda: self.waiting_bytes),
             _send=self._relayed,
+            send_data=self._bind,
         )
         pair = SimpleNamespace(remote_addr=ADDRESS, protocol=SimpleNamespace(transport=self._transport(relay=relay)))
         self.nominated = {1: pair}
@@ -58,9 +69,9 @@ class Wire:
         sender: Any = SimpleNamespace(transport=dtls, _ssrc=SSRC, _rtx_ssrc=RTX_SSRC, _RTCRtpSender__rtt=None)
         self.sender = sender
         codec = RTCRtpCodecParameters("video/H264", 90_000, payloadType=VIDEO)
-        rtx = RTCRtpCodecParameters("video/rtx", 90_000, payloadType=RTX, parameters={"apt": VIDEO})
+        rtx_codec = RTCRtpCodecParameters("video/rtx", 90_000, payloadType=RTX, parameters={"apt": VIDEO})
         parameters: Any = SimpleNamespace(
-            codecs=[codec, rtx],
+            codecs=[codec, rtx_codec] if rtx else [codec],
             headerExtensions=[SimpleNamespace(uri=uri, id=number) for uri, number in (extensions or {}).items()],
             muxId="0",
             rtcp=SimpleNamespace(cname="camera"),
@@ -74,18 +85,18 @@ class Wire:
         _flags: int,
         address: tuple[str, int],
     ) -> None:
-        """As Linux does with UDP_SEGMENT: cut into datagrams of this size, the last may be shorter."""
+        """Split the data into datagrams of the given size, like Linux with UDP_SEGMENT. The last may be shorter."""
         (data,), [(level, kind, size)] = buffers, ancillary
         assert (level, kind) == (17, 103)
         segment = int.from_bytes(size, "little")
         assert len(data) <= 64 * segment
-        self._take([bytes(data[at : at + segment]) for at in range(0, len(data), segment)], address)
+        self._record([bytes(data[at : at + segment]) for at in range(0, len(data), segment)], address)
 
     def sendto(self, datagram: memoryview, address: tuple[str, int]) -> None:
-        self._take([bytes(datagram)], address)
+        self._record([bytes(datagram)], address)
 
     def rtp(self) -> list[RtpPacket]:
-        """What left, but for reports, unprotected. Once: a receiver takes no packet twice."""
+        """Decrypt the sent packets, without RTCP. Call once: SRTP rejects repeated packets."""
         packets = [self._receiving.unprotect(datagram) for datagram in self.datagrams if not 200 <= datagram[1] < 208]
         return [RtpPacket.parse(packet, HeaderExtensionsMap()) for packet in packets]
 
@@ -93,7 +104,7 @@ class Wire:
         packets = [self._receiving.unprotect_rtcp(each) for each in self.datagrams if 200 <= each[1] < 208]
         return [found for packet in packets for found in RtcpPacket.parse(packet) if isinstance(found, RtcpSrPacket)]
 
-    def _take(self, datagrams: list[bytes], address: tuple[str, int]) -> None:
+    def _record(self, datagrams: list[bytes], address: tuple[str, int]) -> None:
         assert address == ADDRESS
         if self.refusal is not None:
             raise self.refusal
@@ -106,19 +117,22 @@ class Wire:
             return SimpleNamespace(get_extra_info=lambda _: SimpleNamespace(_sock=self))
         transport: Any = object.__new__(TurnTransport)
         transport._TurnTransport__inner_protocol = self._relay_protocol
-        transport.sendto = lambda datagram, _: self.bound.append(datagram)
+        transport._TurnTransport__send_tasks = set()
         return transport
+
+    async def _bind(self, datagram: bytes, _: tuple[str, int]) -> None:
+        self.bound.append(datagram)
 
     def _relayed(self, message: bytes) -> None:
         assert message[:4] == (0x4001).to_bytes(2, "big") + (len(message) - 4).to_bytes(2, "big")
-        self._take([message[4:]], ADDRESS)
+        self._record([message[4:]], ADDRESS)
 
     def lose_channel(self) -> None:
         self._relay_protocol.peer_to_channel.clear()
 
 
 def pictures(packets: list[RtpPacket]) -> list[bytes]:
-    """The access units in these packets, by aiortc's depacketizer, each with its start codes."""
+    """The access units in these packets, with start codes, by aiortc's depacketizer."""
     found, parts = [], b""
     for packet in packets:
         parts += H264PayloadDescriptor.parse(packet.payload)[1]

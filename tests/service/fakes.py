@@ -8,23 +8,23 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edge.core.access_unit import Quality, StreamFormat
-from edge.core.camera_controls import Offered, check, in_force, still_taken
+from edge.core.camera_controls import Offered, check, in_force, still_accepted
 from edge.errors import BrokerLost, CameraUnavailable, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edge.contract.messages import IceServer
-    from edge.core.candidate import Candidate
+    from edge.contract.messages import IceServer, IceServerLeftOut
+    from edge.core.candidate import Candidate, LocalName
     from edge.core.offer import H264Choice, Offer
     from edge.core.once import Row
+    from edge.core.ports import PeerEvents
     from edge.mqtt.broker import Message
-    from edge.sessions.ports import PeerEvents
 
 FORMAT = StreamFormat(1280, 720, 30.0, "42c01f", "libx264")
 
 
-class FakeKept:
+class FakeStateStore:
     """`full`: it takes nothing. `gate`: nothing is written while it is closed."""
 
     def __init__(self) -> None:
@@ -35,6 +35,9 @@ class FakeKept:
 
     def read(self) -> dict[str, Any] | None:
         return self.fields
+
+    def set_aside(self, why: object) -> None:
+        self.fields = None
 
     async def write(self, fields: dict[str, Any]) -> bool:
         await self.gate.wait()
@@ -80,6 +83,7 @@ class FakeEventStore:
 class FakeCamera:
     def __init__(self) -> None:
         self.qualities: tuple[Quality, ...] = tuple(Quality)
+        self.sd_level_idc = 30
         self.bitrates: dict[Quality, int] = {}
         self.offered = {"gain": Offered(1.0, 16.0), "flip_vertical": Offered(default=False)}
         self.values: dict[str, Any] = {}
@@ -97,6 +101,8 @@ class FakeCamera:
 
     async def opened(self) -> StreamFormat:
         await asyncio.sleep(self.slow_s)
+        if not self.wanted:
+            raise CameraUnavailable("the camera is closing")
         if self.fault:
             raise CameraUnavailable(self.fault)
         return FORMAT
@@ -113,7 +119,7 @@ class FakeCamera:
     async def set_controls(self, values: dict[str, Any]) -> dict[str, Any]:
         assert self.wanted
         check(values, self.offered)
-        self.values = still_taken({**self.values, **values}, self.offered)
+        self.values = still_accepted({**self.values, **values}, self.offered)
         return in_force(self.values, self.offered)
 
     async def snapshot(self, width: int | None, jpeg_quality: int) -> bytes:
@@ -123,22 +129,34 @@ class FakeCamera:
 
 
 class FakePeer:
+    """`accepts`, `gathers`: while one of these gates is closed, `accept` or `answer` waits."""
+
     def __init__(self, events: PeerEvents, quality: Quality) -> None:
         self.events = events
         self.quality = quality
         self.candidates: list[Candidate] = []
+        self.names: list[LocalName] = []
         self.closed = False
+        self.accepts, self.gathers = asyncio.Event(), asyncio.Event()
+        self.accepts.set()
+        self.gathers.set()
         self.refusal: Rejected | None = None
         self.bug: Exception | None = None
         self.hangs = False
         self.close_s = 0.0
         self.no_switch = ""
         self.path = "host/host"
+        self.ice_servers_left_out: list[IceServerLeftOut] = []
+
+    async def accept(self, offer: Offer, choice: H264Choice) -> None:
+        await asyncio.sleep(0)
+        await self.accepts.wait()
+        if self.refusal:
+            raise self.refusal
 
     async def answer(self, offer: Offer, choice: H264Choice, *, trickle: bool) -> str:
         await asyncio.sleep(0)
-        if self.refusal:
-            raise self.refusal
+        await self.gathers.wait()
         return f"v=0 {choice.profile_level_id}"
 
     async def switch(self, quality: Quality) -> None:
@@ -146,8 +164,14 @@ class FakePeer:
             raise CameraUnavailable(self.no_switch)
         self.quality = quality
 
-    async def add_candidate(self, candidate: Candidate) -> None:
+    def add_local_name(self, name: LocalName) -> None:
+        self.names.append(name)
+
+    async def add_candidate(self, candidate: Candidate) -> bool:
+        if candidate.address.is_loopback:
+            return False
         self.candidates.append(candidate)
+        return True
 
     async def stats(self) -> tuple[int, float | None]:
         return 1000, 0.0

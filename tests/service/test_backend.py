@@ -1,4 +1,4 @@
-"""The reference backend-for-frontend, over real HTTP, against a device on a real broker."""
+"""The reference backend over real HTTP, with a device on a real broker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ async def backend(device: FakeDevice, ice: IceSettings | None = None) -> AsyncIt
             serving(make_backend(client.camera("cam-1"), Signer.generate(), settings), listener),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http,
         ):
-            await device.meet(client.camera("cam-1"))
+            await device.wait_for_client(client.camera("cam-1"))
             yield http
 
 
@@ -64,7 +65,7 @@ async def http(device: FakeDevice) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class Events:
-    """One event stream as a browser reads it."""
+    """Reads one event stream like a browser."""
 
     def __init__(self, lines: AsyncIterator[str]) -> None:
         self._lines = lines
@@ -89,25 +90,26 @@ async def events(http: httpx.AsyncClient, session: str) -> AsyncIterator[Events]
         yield Events(response.aiter_lines())
 
 
-async def test_a_plain_page_gets_a_whole_answer(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_a_page_without_trickle_gets_a_complete_answer(http: httpx.AsyncClient, device: FakeDevice) -> None:
     response = await http.post("/api/start-webrtc", json=OFFER)
     assert response.status_code == 200
     assert response.json()["webrtc_answer"] == ANSWER_SDP
-    (offer,) = await device.got("session.offer")
+    (offer,) = await device.wait_for_commands("session.offer")
     assert response.json()["session"] == offer.session
-    assert (offer.trickle, offer.viewer) == (False, "127.0.0.1")
+    assert not offer.trickle
+    assert re.fullmatch(r"127\.0\.0\.1-[0-9a-f]{8}", offer.viewer)
     ((command, _),) = device.commands
     assert command.token is not None
     claims = jwt.decode(command.token.get_secret_value(), options={"verify_signature": False})
-    assert (claims["aud"], claims["sub"], claims["client"], claims["scope"]) == ("cam-1", "127.0.0.1", "bff-7", "view")
+    assert (claims["aud"], claims["sub"], claims["client"], claims["scope"]) == ("cam-1", offer.viewer, "bff-7", "view")
 
 
-async def test_a_page_that_trickles(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_a_page_with_trickle_gets_candidates(http: httpx.AsyncClient, device: FakeDevice) -> None:
     device.candidates = [CANDIDATE, None]
     async with events(http, "page-1") as stream:
         response = await http.post("/api/start-webrtc", json=OFFER | {"session": "page-1"})
         assert response.json() == {"webrtc_answer": ANSWER_SDP, "session": "page-1"}
-        (offer,) = await device.got("session.offer")
+        (offer,) = await device.wait_for_commands("session.offer")
         assert offer.trickle
         assert await stream.next() == ("candidate", {"candidate": CANDIDATE, "sdpMid": "0"})
         assert await stream.next() == ("candidate", {"candidate": None, "sdpMid": "0"})
@@ -117,7 +119,7 @@ async def test_a_page_that_trickles(http: httpx.AsyncClient, device: FakeDevice)
             await stream.next()
 
 
-async def test_a_stream_that_is_opened_late_misses_nothing(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_a_late_event_stream_misses_no_event(http: httpx.AsyncClient, device: FakeDevice) -> None:
     device.candidates = [CANDIDATE]
     await http.post("/api/start-webrtc", json=OFFER | {"session": "page-1"})
     async with events(http, "page-1") as stream:
@@ -129,8 +131,8 @@ async def test_candidates_and_the_stop_reach_the_device(http: httpx.AsyncClient,
     for line in (CANDIDATE, None):
         body = {"session": "page-1", "candidate": line, "sdpMid": "0"}
         assert (await http.post("/api/candidate", json=body)).status_code == 204
-    assert [body.candidate for body in await device.got("session.candidate", 2)] == [CANDIDATE, None]
-    for _ in range(2):  # the second finds no session any more, and that is well
+    assert [body.candidate for body in await device.wait_for_commands("session.candidate", 2)] == [CANDIDATE, None]
+    for _ in range(2):  # the second one finds no session, which is not an error
         assert (await http.post("/api/stop-webrtc", json={"session": "page-1"})).status_code == 204
     assert not device.sessions
 
@@ -143,7 +145,9 @@ async def test_candidates_and_the_stop_reach_the_device(http: httpx.AsyncClient,
         (Rejected(Code.RATE_LIMITED, "too many commands", retry_after_s=1), 429),
     ],
 )
-async def test_a_refusal(http: httpx.AsyncClient, device: FakeDevice, refusal: Rejected, status: int) -> None:
+async def test_a_refusal_is_passed_on(
+    http: httpx.AsyncClient, device: FakeDevice, refusal: Rejected, status: int
+) -> None:
     device.refusals["session.offer"] = refusal
     response = await http.post("/api/start-webrtc", json=OFFER)
     assert response.status_code == status
@@ -155,29 +159,31 @@ async def test_a_refusal(http: httpx.AsyncClient, device: FakeDevice, refusal: R
 
 
 @pytest.mark.parametrize("body", [{}, {"type": "answer", "sdp": "v=0"}, OFFER | {"session": "no id"}, []])
-async def test_a_bad_request_goes_no_further(http: httpx.AsyncClient, device: FakeDevice, body: object) -> None:
+async def test_a_bad_request_does_not_reach_the_device(
+    http: httpx.AsyncClient, device: FakeDevice, body: object
+) -> None:
     response = await http.post("/api/start-webrtc", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "bad_message"
     assert not device.commands
 
 
-async def test_a_device_that_does_not_reply(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_a_device_without_a_reply_is_reported(http: httpx.AsyncClient, device: FakeDevice) -> None:
     device.silent.add("session.offer")
     response = await http.post("/api/start-webrtc", json=OFFER)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
 
 
-async def test_a_page_that_goes_away_gives_its_place_back(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_the_session_of_a_disconnected_page_is_closed(http: httpx.AsyncClient, device: FakeDevice) -> None:
     async with events(http, "page-1"):
         await http.post("/api/start-webrtc", json=OFFER | {"session": "page-1"})
         await asyncio.sleep(2 * GRACE_S)
         assert "page-1" in device.sessions
-    (closed,) = await device.got("session.close")
+    (closed,) = await device.wait_for_commands("session.close")
     assert closed.session == "page-1"
 
 
-async def test_a_stream_that_comes_back_keeps_its_session(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_a_reconnected_event_stream_keeps_its_session(http: httpx.AsyncClient, device: FakeDevice) -> None:
     async with events(http, "page-1"):
         await http.post("/api/start-webrtc", json=OFFER | {"session": "page-1"})
     async with events(http, "page-1"):
@@ -185,7 +191,7 @@ async def test_a_stream_that_comes_back_keeps_its_session(http: httpx.AsyncClien
         assert "page-1" in device.sessions
 
 
-async def test_a_refused_page_leaves_nothing_to_close(http: httpx.AsyncClient, device: FakeDevice) -> None:
+async def test_a_refused_page_has_no_session_to_close(http: httpx.AsyncClient, device: FakeDevice) -> None:
     device.refusals["session.offer"] = Rejected(Code.BUSY, "5 of 5 viewers are connected")
     async with events(http, "page-1"):
         await http.post("/api/start-webrtc", json=OFFER | {"session": "page-1"})
@@ -193,7 +199,7 @@ async def test_a_refused_page_leaves_nothing_to_close(http: httpx.AsyncClient, d
     assert [command.type for command, _ in device.commands] == ["session.offer"]
 
 
-async def test_turn_credentials_go_to_page_and_device_alike(device: FakeDevice, tmp_path: Path) -> None:
+async def test_page_and_device_get_the_same_turn_credentials(device: FakeDevice, tmp_path: Path) -> None:
     secret_file = tmp_path / "secret"
     secret_file.write_text("s3cret\n")
     stun = IceServer(urls="stun:stun.example.org")
@@ -210,7 +216,7 @@ async def test_turn_credentials_go_to_page_and_device_alike(device: FakeDevice, 
         assert base64.b64decode(made["credential"]) == digest
 
         await http.post("/api/start-webrtc", json=OFFER)
-        (offer,) = await device.got("session.offer")
+        (offer,) = await device.wait_for_commands("session.offer")
         assert [server.urls for server in offer.ice_servers] == [first["urls"], second["urls"], made["urls"]]
         assert offer.ice_servers[1].credential.get_secret_value() == "p"
 
@@ -221,7 +227,7 @@ async def test_turn_credentials_go_to_page_and_device_alike(device: FakeDevice, 
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/plain"])
-async def test_pages_are_served_and_load_nothing_from_elsewhere(http: httpx.AsyncClient, path: str) -> None:
+async def test_pages_load_nothing_from_other_hosts(http: httpx.AsyncClient, path: str) -> None:
     response = await http.get(path)
     assert response.status_code == 200
     assert "http://" not in response.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,18 +11,21 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 
-from edge.client import Camera, CameraClient
-from edge.client.inbox import EventFeed, Sessions
+from edge.client import CameraClient, RemoteCamera
+from edge.client.inbox import EventFeed, SessionInboxes
 from edge.contract.codes import Code, EndReason
-from edge.contract.messages import CameraNoticeBody, CandidateBody, ClosedBody, Event, IceServer, Status
+from edge.contract.messages import CameraNoticeBody, CandidateBody, ClosedBody, Event, IceServer, Offline
 from edge.demo.broker import EmbeddedBroker
 from edge.errors import BrokerLost, Rejected
 from edge.mqtt.broker import Message
 from tests.rigs.daemon import free_port
 from tests.rigs.fake_device import ANSWER_SDP, FakeDevice, mqtt_settings
+from tests.rigs.statuses import make_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from edge.contract.messages import Status
 
 CANDIDATE = "candidate:1 1 udp 2130706431 192.0.2.1 50000 typ host"
 
@@ -41,16 +45,16 @@ async def device() -> AsyncIterator[FakeDevice]:
 @pytest.fixture
 async def client(device: FakeDevice) -> AsyncIterator[CameraClient]:
     async with CameraClient.connect(mqtt_settings(device.port), "bff-7", timeout_s=2) as client:
-        await device.meet(client.camera("cam-1"))
+        await device.wait_for_client(client.camera("cam-1"))
         yield client
 
 
 @pytest.fixture
-def camera(client: CameraClient) -> Camera:
+def camera(client: CameraClient) -> RemoteCamera:
     return client.camera("cam-1")
 
 
-async def test_an_offer_gets_its_answer(camera: Camera, device: FakeDevice) -> None:
+async def test_an_offer_gets_its_answer(camera: RemoteCamera, device: FakeDevice) -> None:
     turn = IceServer(urls="turn:turn.example.org", username="u", credential=SecretStr("p"))
     answer = await camera.offer("v=0", viewer="anna", trickle=False, ice_servers=[turn], token="a.b.c")
     assert answer.sdp == ANSWER_SDP
@@ -71,14 +75,54 @@ async def test_an_offer_gets_its_answer(camera: Camera, device: FakeDevice) -> N
     }
 
 
-async def test_a_refusal_keeps_its_code_and_its_wait(camera: Camera, device: FakeDevice) -> None:
+async def test_the_token_of_an_offer_is_sent_with_the_commands_of_its_session(
+    camera: RemoteCamera, device: FakeDevice
+) -> None:
+    await camera.offer("v=0", session="s1", token="a.b.c")
+    await camera.offer("v=0", session="s2")
+    for session in ("s1", "s2"):
+        await camera.candidate(session, CANDIDATE)
+        await camera.quality(session, "sd")
+        await camera.close(session)
+    await camera.quality("s1", "hd", token="x.y.z")
+    sent = [command.token.get_secret_value() if command.token else None for command, _ in device.commands]
+    assert sent == ["a.b.c", None, *["a.b.c"] * 3, *[None] * 3, "x.y.z"]
+
+
+async def test_a_device_that_does_not_accept_the_kept_token_any_more_gets_the_command_without_it(
+    camera: RemoteCamera, device: FakeDevice
+) -> None:
+    await camera.offer("v=0", session="s1", token="a.b.c")
+    device.refusals["session.quality"] = Rejected(Code.EXPIRED, "the token has expired")
+    with pytest.raises(Rejected):
+        await camera.quality("s1", "sd", token="x.y.z")
+    assert len(device.commands) == 2, "the caller's own token is not left out"
+    device.expired.add("a.b.c")
+    del device.refusals["session.quality"]
+    await camera.quality("s1", "sd")
+    sent = [command.token.get_secret_value() if command.token else None for command, _ in device.commands[2:]]
+    assert sent == ["a.b.c", None]
+    device.refusals["session.quality"] = Rejected(Code.EXPIRED, "expires_at has passed")
+    with pytest.raises(Rejected, match="expires_at"):
+        await camera.quality("s1", "hd")
+    assert len(device.commands) == 6, "it is sent again once"
+
+
+async def test_a_refusal_keeps_its_code_and_retry_after(camera: RemoteCamera, device: FakeDevice) -> None:
     device.refusals["session.offer"] = Rejected(Code.BUSY, "5 of 5 viewers are connected", retry_after_s=20)
     with pytest.raises(Rejected, match="5 of 5 viewers") as refused:
         await camera.offer("v=0")
     assert (refused.value.code, refused.value.retry_after_s) == (Code.BUSY, 20)
 
 
-async def test_candidates_that_come_before_the_answer_are_kept(camera: Camera, device: FakeDevice) -> None:
+async def test_a_command_over_the_limit_is_not_sent(camera: RemoteCamera, device: FakeDevice) -> None:
+    with pytest.raises(Rejected) as refused:
+        await camera.offer("v" * 40_000)
+    assert refused.value.code is Code.TOO_LARGE
+    assert not device.commands
+
+
+async def test_candidates_before_the_answer_are_kept(camera: RemoteCamera, device: FakeDevice) -> None:
     device.candidates = [CANDIDATE, None]
     answer = await camera.offer("v=0")
     await camera.close(answer.session)
@@ -90,7 +134,7 @@ async def test_candidates_that_come_before_the_answer_are_kept(camera: Camera, d
     ]
 
 
-async def test_reading_may_begin_before_the_offer_and_twice(camera: Camera, device: FakeDevice) -> None:
+async def test_several_readers_may_start_before_the_offer(camera: RemoteCamera, device: FakeDevice) -> None:
     async def read() -> list[CandidateBody | CameraNoticeBody | ClosedBody]:
         return [message async for message in camera.candidates("chosen")]
 
@@ -106,29 +150,27 @@ async def test_reading_may_begin_before_the_offer_and_twice(camera: Camera, devi
         assert closed == ClosedBody(session="chosen", reason=EndReason.STOPPED, code=Code.STOPPED)
 
 
-async def test_a_candidate_and_the_end_of_candidates_reach_the_device(camera: Camera, device: FakeDevice) -> None:
+async def test_a_candidate_and_the_end_of_candidates_reach_the_device(camera: RemoteCamera, device: FakeDevice) -> None:
     await camera.candidate("s", CANDIDATE, "0")
     await camera.candidate("s", None)
-    assert await device.got("session.candidate", 2) == [
+    assert await device.wait_for_commands("session.candidate", 2) == [
         CandidateBody(session="s", candidate=CANDIDATE, sdp_mid="0"),
         CandidateBody(session="s", candidate=None),
     ]
 
 
-async def test_stop_start_status_and_sessions(camera: Camera, device: FakeDevice) -> None:
+async def test_stop_start_status_and_sessions(camera: RemoteCamera, device: FakeDevice) -> None:
     stopped = await camera.stop("night")
-    assert stopped.stream is not None
     assert stopped.stream.wanted == "stopped"
-    assert (await device.got("stream.stop"))[0].reason == "night"
+    assert (await device.wait_for_commands("stream.stop"))[0].reason == "night"
     started = await camera.start()
-    assert started.stream is not None
     assert started.stream.wanted == "running"
     assert (await camera.status()).online
     answer = await camera.offer("v=0")
     assert [info.session for info in await camera.sessions()] == [answer.session]
 
 
-async def test_events_and_the_status_that_the_device_sends_by_itself(camera: Camera, device: FakeDevice) -> None:
+async def test_events_and_published_statuses_are_received(camera: RemoteCamera, device: FakeDevice) -> None:
     events = camera.events()
     await device.event("camera.lost")
     await device.event("camera.back")
@@ -140,9 +182,9 @@ async def test_events_and_the_status_that_the_device_sends_by_itself(camera: Cam
     assert camera.last_status.online
 
 
-async def test_a_status_that_was_asked_for_does_not_hide_what_the_device_said_after_it(camera: Camera) -> None:
+async def test_a_requested_status_does_not_replace_a_newer_published_one(camera: RemoteCamera) -> None:
     def said(online: bool, at: datetime) -> None:
-        status = Status(device="cam-1", online=online, at=at, version="0.1.0")
+        status = make_status(online=online, at=at)
         camera.receive(Message("edge/v1/cam-1/status", status.model_dump_json().encode()))
 
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -150,7 +192,7 @@ async def test_a_status_that_was_asked_for_does_not_hide_what_the_device_said_af
     assert (await camera.status()).online
     assert camera.last_status is not None
     assert not camera.last_status.online
-    # The last will's time is that of the device's start.
+    # The time of a last will is that of the device's start.
     said(online=True, at=later)
     said(online=False, at=later - timedelta(hours=9))
     assert not camera.last_status.online
@@ -158,7 +200,27 @@ async def test_a_status_that_was_asked_for_does_not_hide_what_the_device_said_af
     assert camera.last_status.online
 
 
-async def test_a_device_that_does_not_reply(camera: Camera, client: CameraClient, device: FakeDevice) -> None:
+async def test_an_expired_status_is_unknown(camera: RemoteCamera) -> None:
+    def receive(status: Status | Offline) -> None:
+        camera.receive(Message("edge/v1/cam-1/status", status.model_dump_json().encode()))
+
+    now = datetime.now(UTC)
+    receive(make_status(at=now - timedelta(minutes=16), valid_until=now - timedelta(minutes=1)))
+    assert camera.last_status is None
+    waiting = asyncio.create_task(camera.online())
+    await asyncio.sleep(0.05)
+    assert not waiting.done(), "a retained status that outlived the device is not taken for the device"
+    receive(make_status(valid_until=now + timedelta(minutes=15)))
+    await asyncio.wait_for(waiting, 5)
+    # A device that does not know the time sets no limit.
+    receive(make_status(at=now - timedelta(days=365)))
+    assert camera.last_status is not None
+    will = Offline(device="cam-1", at=now - timedelta(days=365), version="0.1.0")
+    receive(will)
+    assert camera.last_status == will
+
+
+async def test_a_device_that_does_not_reply(camera: RemoteCamera, client: CameraClient, device: FakeDevice) -> None:
     device.silent.add("status.get")
     client._timeout_s = 0.2
     with pytest.raises(Rejected, match=r"cam-1 did not reply to status.get within 0.2 s") as refused:
@@ -166,17 +228,17 @@ async def test_a_device_that_does_not_reply(camera: Camera, client: CameraClient
     assert refused.value.code is Code.TIMEOUT
 
 
-async def test_an_error_of_the_caller_goes_up_as_it_is(device: FakeDevice) -> None:
+async def test_the_callers_own_error_is_raised_unchanged(device: FakeDevice) -> None:
     async def caller() -> None:
         async with CameraClient.connect(mqtt_settings(device.port), "bff-7") as client:
-            await device.meet(client.camera("cam-1"))
+            await device.wait_for_client(client.camera("cam-1"))
             raise KeyError("the caller's")
 
     with pytest.raises(KeyError, match="the caller's"):
         await caller()
 
 
-async def test_no_broker() -> None:
+async def test_a_command_without_a_broker_fails() -> None:
     async with CameraClient.connect(mqtt_settings(free_port()), "bff-7", timeout_s=0.2) as client:
         with pytest.raises(BrokerLost):
             await client.camera("cam-1").status()
@@ -190,7 +252,7 @@ async def test_a_command_waits_for_the_link(device: FakeDevice) -> None:
         assert (await asked).online
 
 
-async def test_what_cannot_be_used_is_counted(camera: Camera, client: CameraClient, device: FakeDevice) -> None:
+async def test_unusable_messages_are_counted(camera: RemoteCamera, client: CameraClient, device: FakeDevice) -> None:
     other = b'{"id": "x", "type": "session.closed", "ok": true, "body": {"session": "other", "reason": "stopped"}}'
     for payload in (b"no JSON", b'{"id": "gone", "type": "ok", "ok": true}', other):
         await device.publish_reply("bff-7", payload)
@@ -198,7 +260,31 @@ async def test_what_cannot_be_used_is_counted(camera: Camera, client: CameraClie
     assert dict(client.counters) == {"unreadable": 1, "late_replies": 1, "unclaimed": 1}
 
 
-async def test_a_bad_argument_is_not_sent(camera: Camera, device: FakeDevice) -> None:
+async def test_reasons_and_codes_of_a_newer_device_are_read_as_internal(
+    camera: RemoteCamera, client: CameraClient, device: FakeDevice
+) -> None:
+    device.silent.add("stream.stop")
+    stop = asyncio.create_task(camera.stop())
+    await device.wait_for_commands("stream.stop")
+    ((command, _),) = device.commands
+    error = {"code": "newer", "message": "the disk is full"}
+    refusal = {"v": 1, "id": command.id, "type": "error", "ok": False, "error": error}
+    await device.publish_reply("bff-7", json.dumps(refusal).encode())
+    with pytest.raises(Rejected, match="the disk is full") as refused:
+        await stop
+    assert refused.value.code is Code.INTERNAL
+    messages = camera.candidates("s")
+    reading = asyncio.ensure_future(anext(messages))
+    await asyncio.sleep(0)
+    closed = {"session": "s", "reason": "newer", "code": "newer"}
+    body = {"v": 1, "id": "d", "type": "session.closed", "ok": True, "body": closed}
+    await device.publish_reply("bff-7", json.dumps(body).encode())
+    async with asyncio.timeout(5):
+        assert await reading == ClosedBody(session="s", reason=EndReason.INTERNAL, code=Code.INTERNAL)
+    assert not client.counters
+
+
+async def test_a_bad_argument_is_not_sent(camera: RemoteCamera, device: FakeDevice) -> None:
     with pytest.raises(Rejected, match="session") as refused:
         await camera.offer("v=0", session="no id")
     assert refused.value.code is Code.BAD_MESSAGE
@@ -206,7 +292,7 @@ async def test_a_bad_argument_is_not_sent(camera: Camera, device: FakeDevice) ->
 
 
 async def test_session_messages_are_bounded(counters: Counter[str]) -> None:
-    sessions = Sessions(counters)
+    sessions = SessionInboxes(counters)
     sessions.expect("s")
     for _ in range(40):
         sessions.put(CandidateBody(session="s", candidate=CANDIDATE))
@@ -215,8 +301,8 @@ async def test_session_messages_are_bounded(counters: Counter[str]) -> None:
     assert counters["session_messages_dropped"] == 7
 
 
-async def test_of_too_many_sessions_the_oldest_unread_goes(counters: Counter[str]) -> None:
-    sessions = Sessions(counters)
+async def test_beyond_the_limit_the_oldest_session_without_a_reader_is_dropped(counters: Counter[str]) -> None:
+    sessions = SessionInboxes(counters)
     sessions.expect("read")
     sessions.put(CandidateBody(session="read", candidate=None))
     reader = sessions.read("read")
@@ -229,7 +315,7 @@ async def test_of_too_many_sessions_the_oldest_unread_goes(counters: Counter[str
     assert counters == {"sessions_forgotten": 45, "unclaimed": 1}
 
 
-async def test_of_too_many_events_the_oldest_go(counters: Counter[str]) -> None:
+async def test_beyond_the_limit_the_oldest_events_are_dropped_for_a_reader(counters: Counter[str]) -> None:
     feed = EventFeed(counters)
     for number in range(260):
         feed.put(Event(id=f"e-{number}", type="t", at=datetime.now(UTC)))

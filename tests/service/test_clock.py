@@ -1,8 +1,10 @@
-"""Whether the clock is known to be set, by what the system shows."""
+"""Whether the clock is set, by the state of the system."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import os
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -16,12 +18,12 @@ NOW_S = 1_800_000_000.0
 
 
 class Machine:
-    """A system's files below a directory, and what its kernel says."""
+    """The files of a system below a directory, and its kernel's estimate."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.error_us = UNSET_US
-        self.asked = 0
+        self.checks = 0
         self.now_s = 0.0
         self.clock = SystemClock(
             trusted=False,
@@ -33,7 +35,7 @@ class Machine:
         )
 
     def _ask(self) -> int:
-        self.asked += 1
+        self.checks += 1
         return self.error_us
 
     def known(self) -> bool:
@@ -51,7 +53,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_it_is_not_known_until_ntp_has_set_it_and_then_stays_known(machine: Machine) -> None:
+def test_the_clock_is_set_from_ntp_on(machine: Machine) -> None:
     assert not machine.known()
     machine.error_us = 15_999_999
     assert machine.known()
@@ -59,7 +61,7 @@ def test_it_is_not_known_until_ntp_has_set_it_and_then_stays_known(machine: Mach
     assert machine.known()
 
 
-def test_timesyncd_says_so_by_its_file(machine: Machine) -> None:
+def test_the_file_of_timesyncd_counts(machine: Machine) -> None:
     machine.write("run/systemd/timesync/synchronized")
     assert machine.known()
 
@@ -69,12 +71,12 @@ def test_timesyncd_says_so_by_its_file(machine: Machine) -> None:
     [
         ("1\n", f"{NOW_S:.0f}\n", True),
         ("1\n", f"{NOW_S - 1:.0f}\n", True),
-        ("0\n", f"{NOW_S:.0f}\n", False),  # nobody took the time from it
-        ("1\n", "3600\n", False),  # no battery: 1970, and systemd has advanced the system's clock
+        ("0\n", f"{NOW_S:.0f}\n", False),  # the kernel did not read it
+        ("1\n", "3600\n", False),  # no battery: 1970, and systemd advanced the system's clock
         ("1\n", "", False),
     ],
 )
-def test_a_clock_chip_that_set_it_and_still_agrees(
+def test_a_clock_chip_counts_if_it_was_read_and_agrees(
     machine: Machine, hctosys: str, since_epoch: str, known: bool
 ) -> None:
     machine.write("sys/class/rtc/rtc0/hctosys", hctosys)
@@ -82,18 +84,18 @@ def test_a_clock_chip_that_set_it_and_still_agrees(
     assert machine.known() == known
 
 
-def test_a_chip_that_cannot_be_read(machine: Machine) -> None:
-    machine.write("sys/class/rtc/rtc0/hctosys", "1\n")  # the driver refuses the time after its battery was empty
+def test_an_unreadable_clock_chip_does_not_count(machine: Machine) -> None:
+    machine.write("sys/class/rtc/rtc0/hctosys", "1\n")  # the driver refuses the time after the battery was empty
     assert not machine.known()
 
 
-def test_the_system_is_asked_once_a_second_at_most(machine: Machine) -> None:
+def test_the_system_is_checked_at_most_once_a_second(machine: Machine) -> None:
     for _ in range(100):
         assert not machine.clock.known()
-    assert machine.asked == 1
+    assert machine.checks == 1
 
 
-def test_a_trusted_clock_is_known(tmp_path: Path) -> None:
+def test_a_trusted_clock_counts_as_set(tmp_path: Path) -> None:
     assert SystemClock(trusted=True, root=tmp_path, error_us=lambda: UNSET_US).known()
 
 
@@ -102,7 +104,7 @@ def test_the_kernel_answers() -> None:
 
 
 @pytest.mark.parametrize(("says", "known"), [("yes", True), ("no", False), ("", False)])
-def test_timedated_is_asked_where_the_kernel_refuses_an_answer(tmp_path: Path, says: str, known: bool) -> None:
+def test_timedated_answers_if_the_kernel_refuses(tmp_path: Path, says: str, known: bool) -> None:
     now_s = [0.0]
     timedated = Timedated(["echo", says], lambda: now_s[0])
     clock = SystemClock(
@@ -112,19 +114,31 @@ def test_timedated_is_asked_where_the_kernel_refuses_an_answer(tmp_path: Path, s
         timedated=timedated.synchronized,
         now_s=lambda: now_s[0],
     )
-    assert not clock.known()  # it never waits
-    assert timedated._asking is not None
-    timedated._asking.wait(10)
+    assert not clock.known()  # a call does not wait
+    assert timedated._query is not None
+    timedated._query.wait(10)
     now_s[0] = 1.0
     assert clock.known() is known
 
 
-def test_a_timedated_that_does_not_answer_or_is_not_there_costs_nothing(tmp_path: Path) -> None:
+def test_a_missing_or_silent_timedated_blocks_nothing(tmp_path: Path) -> None:
     now_s = [0.0]
     silent = Timedated(["sleep", "1000"], lambda: now_s[0])
     assert not silent.synchronized()
     now_s[0] = 30.0
     assert not silent.synchronized()  # ended
-    while silent._asking is not None:
+    while silent._query is not None:
         assert not silent.synchronized()
     assert not Timedated(["/nonexistent"]).synchronized()
+
+
+def test_unreadable_directory_of_clock_chips_leaves_the_clock_unset(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    machine.write("sys/class/rtc/rtc0/hctosys", "1")
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, none_left)
+    assert not machine.known()

@@ -1,4 +1,4 @@
-"""Events: at least once and in order, however long the link is away, and nothing written while it is well."""
+"""Events: delivered at least once and in order, and not stored while the link works."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAST = 1e6
 
 
 class Device:
-    """Events between a broker and a store that a test has at hand."""
+    """Events with a fake broker and a fake store."""
 
     def __init__(self, store: FakeEventStore | None = None, *, publishes_per_s: float = FAST) -> None:
         self.broker = FakeBroker()
@@ -43,7 +43,7 @@ class Device:
 
     def happens(self, *kinds: str) -> None:
         for kind in kinds:
-            self.events.notice(kind, None, {})
+            self.events.publish_event(kind, None, {})
 
     def sent(self) -> list[str]:
         return [json.loads(message.payload)["type"] for message in self.broker.published]
@@ -77,11 +77,11 @@ def device() -> Device:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for another try."""
+    """Wait for the next retry."""
     monkeypatch.setattr("random.random", lambda: 0.0)
 
 
-async def test_with_a_link_they_come_in_order_and_nothing_is_written(device: Device) -> None:
+async def test_with_a_link_events_arrive_in_order_and_nothing_is_stored(device: Device) -> None:
     async with device.running():
         device.happens(*"abc")
         await until(lambda: device.sent() == ["a", "b", "c"])
@@ -91,7 +91,7 @@ async def test_with_a_link_they_come_in_order_and_nothing_is_written(device: Dev
     assert {message.topic for message in device.broker.published} == {TOPIC}
 
 
-async def test_without_a_link_they_are_written_down_at_once_and_come_before_newer_ones_with_their_own_times(
+async def test_without_a_link_events_are_stored_at_once_and_sent_before_newer_ones_with_their_own_times(
     device: Device,
 ) -> None:
     async with device.running():
@@ -108,15 +108,15 @@ async def test_without_a_link_they_are_written_down_at_once_and_come_before_newe
         device.happens("d")
         await until(lambda: device.sent()[3:] == ["d"])
         assert device.store.puts == puts, "when all is acknowledged nothing is written again"
-    told = [json.loads(message.payload) for message in device.broker.published]
-    assert all(begun <= datetime.fromisoformat(event["at"]) <= ended for event in told[:2])
-    assert len({event["id"] for event in told}) == 4
+    published = [json.loads(message.payload) for message in device.broker.published]
+    assert all(begun <= datetime.fromisoformat(event["at"]) <= ended for event in published[:2])
+    assert len({event["id"] for event in published}) == 4
 
 
-async def test_what_waits_for_an_acknowledgement_is_written_down_soon(
+async def test_an_event_without_an_acknowledgement_is_stored_soon(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(events, "_STORE_AFTER_S", 0.02)
     async with device.running():
         device.broker.gate.clear()
         device.happens("a", "b")
@@ -129,7 +129,7 @@ async def test_what_waits_for_an_acknowledgement_is_written_down_soon(
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_what_was_not_acknowledged_is_sent_again_before_newer_ones(device: Device) -> None:
+async def test_an_unacknowledged_event_is_sent_again_before_newer_ones(device: Device) -> None:
     device.broker.failing = 3
     async with device.running():
         device.happens("a", "b")
@@ -139,11 +139,11 @@ async def test_what_was_not_acknowledged_is_sent_again_before_newer_ones(device:
 
 
 @pytest.mark.parametrize("hung_up", [False, True])
-async def test_a_link_that_is_back_is_used_soon_unless_the_broker_hung_up_on_an_event(
+async def test_a_new_link_is_used_soon_unless_the_broker_closed_the_last_one_because_of_an_event(
     device: Device, monkeypatch: pytest.MonkeyPatch, hung_up: bool
 ) -> None:
-    monkeypatch.setattr(events, "_LINKED_AGAIN_S", 0.01)
-    monkeypatch.setattr(events, "_HUNG_UP_S", 60 if hung_up else 0)
+    monkeypatch.setattr(events, "_RELINK_JITTER_S", 0.01)
+    monkeypatch.setattr(events, "_HANG_UP_S", 60 if hung_up else 0)
     monkeypatch.setattr(device.events, "_backoff", Backoff(300, 300, 300))
     device.broker.failing = 1
     async with device.running():
@@ -156,10 +156,10 @@ async def test_a_link_that_is_back_is_used_soon_unless_the_broker_hung_up_on_an_
             assert device.sent() == []
         else:
             await until(lambda: device.sent() == ["a"])
-        monkeypatch.setattr(events, "_GOODBYE_S", 0)
+        monkeypatch.setattr(events, "_STOP_TIMEOUT_S", 0)
 
 
-async def test_a_link_that_breaks_keeps_what_waits(device: Device) -> None:
+async def test_pending_events_are_stored_when_the_link_breaks(device: Device) -> None:
     async with device.running():
         device.broker.gate.clear()
         device.happens("a", "b")
@@ -168,7 +168,7 @@ async def test_a_link_that_breaks_keeps_what_waits(device: Device) -> None:
         assert device.kept() == ["a", "b"]
 
 
-async def test_they_survive_a_restart_and_come_before_what_happens_then(device: Device) -> None:
+async def test_events_survive_a_restart_and_are_sent_before_newer_ones(device: Device) -> None:
     device.link(False)
     async with device.running():
         device.happens("a", "b")
@@ -179,24 +179,24 @@ async def test_they_survive_a_restart_and_come_before_what_happens_then(device: 
     assert again.kept() == []
 
 
-async def test_a_clean_stop_sends_what_it_can_and_leaves_the_rest(device: Device) -> None:
+async def test_a_clean_stop_sends_what_it_can_and_stores_the_rest(device: Device) -> None:
     async with device.running():
         device.happens("a", "b")
     assert device.sent() == ["a", "b"]
     assert device.store.puts == 0
 
 
-async def test_a_stop_does_not_wait_long_for_a_broker_that_says_nothing(
-    device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "_GOODBYE_S", 0.05)
+async def test_a_stop_has_a_deadline_if_the_broker_is_silent(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_STOP_TIMEOUT_S", 0.05)
     async with device.running():
         device.broker.gate.clear()
         device.happens("a", "b")
     assert device.kept() == ["a", "b"]
 
 
-async def test_of_too_many_the_oldest_are_dropped_and_counted(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_beyond_the_limit_the_oldest_events_are_dropped_and_counted(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "_LIMIT", 3)
     device.link(False)
     async with device.running():
@@ -209,7 +209,7 @@ async def test_of_too_many_the_oldest_are_dropped_and_counted(device: Device, mo
     assert again.kept() == []
 
 
-async def test_one_that_was_on_its_way_when_it_was_dropped_takes_no_other_with_it(
+async def test_dropping_an_event_that_is_being_sent_drops_no_other(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "_LIMIT", 2)
@@ -222,7 +222,7 @@ async def test_one_that_was_on_its_way_when_it_was_dropped_takes_no_other_with_i
         await until(lambda: device.sent() == ["a", "b", "c"])
 
 
-async def test_one_that_will_never_fit_is_counted_and_holds_up_no_other(
+async def test_an_event_that_is_too_large_is_counted_and_delays_no_other(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = device.broker.publish
@@ -239,7 +239,7 @@ async def test_one_that_will_never_fit_is_counted_and_holds_up_no_other(
     assert device.counters["messages_refused"] == 1
 
 
-async def test_what_gathered_takes_a_quarter_of_the_rate() -> None:
+async def test_a_backlog_uses_a_quarter_of_the_rate() -> None:
     device = Device(publishes_per_s=80)
     async with device.running():
         begun_s = time.monotonic()

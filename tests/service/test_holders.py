@@ -1,4 +1,4 @@
-"""Who holds a busy camera: by the lock that libcamera takes on its media device."""
+"""Which process holds a busy camera, by the lock that libcamera takes on its media device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_process_with_the_lock_is_named_and_one_that_only_looks_is_not(tmp_path: Path) -> None:
+def test_the_process_with_the_lock_is_named_and_one_without_is_not(tmp_path: Path) -> None:
     device = tmp_path / "media0"
     device.touch()
     code = (

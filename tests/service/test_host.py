@@ -1,4 +1,4 @@
-"""What systemd and the journal are told, over a real notify socket."""
+"""Notifications to systemd over a real socket, and the journal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def logging_restored() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-def told(listener: socket.socket, count: int) -> list[str]:
+def received(listener: socket.socket, count: int) -> list[str]:
     return [listener.recv(4096).decode() for _ in range(count)]
 
 
@@ -52,24 +52,24 @@ def waiting(listener: socket.socket) -> list[str]:
             return messages
 
 
-async def test_ready_status_watchdog_and_stopping(
+async def test_systemd_gets_ready_status_watchdog_and_stopping(
     notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "60000")
     line, trouble = "camera running, 1 viewers", None
     part = systemd.Supervision(lambda: line, lambda: trouble)
     task = asyncio.create_task(part.run(asyncio.Event()))
-    first = await asyncio.to_thread(told, notify_socket, 4)
+    first = await asyncio.to_thread(received, notify_socket, 4)
     assert first == ["READY=1", "STATUS=camera running, 1 viewers", "WATCHDOG=1", "WATCHDOG=1"]
     line = "camera closed, 0 viewers"
-    assert "STATUS=camera closed, 0 viewers" in await asyncio.to_thread(told, notify_socket, 4)
+    assert "STATUS=camera closed, 0 viewers" in await asyncio.to_thread(received, notify_socket, 4)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert waiting(notify_socket)[-1] == "STOPPING=1"
 
 
-async def test_an_unwell_daemon_is_not_fed_and_says_why(
+async def test_the_watchdog_of_an_unhealthy_daemon_is_not_notified(
     notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "30000")
@@ -82,25 +82,55 @@ async def test_an_unwell_daemon_is_not_fed_and_says_why(
     assert caplog.text.count("a session is stuck") == 1
 
 
-def test_without_systemd_nothing_is_told_and_nothing_fails(
-    notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(systemd, "sd", None)
+def test_without_systemd_nothing_is_sent(notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET")
     systemd.notify("READY=1")
     assert waiting(notify_socket) == []
 
 
-def test_a_socket_that_takes_nothing_is_logged_once_and_nothing_fails(
-    notify_socket: socket.socket, caplog: pytest.LogCaptureFixture
+def test_a_supervisor_that_does_not_read_does_not_block(notify_socket: socket.socket) -> None:
+    for _ in range(1000):
+        systemd.notify("WATCHDOG=1")
+    assert "WATCHDOG=1" in waiting(notify_socket)
+
+
+async def test_control_characters_do_not_reach_the_status_line(
+    notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "soon")
+    supervision = systemd.Supervision(lambda: "camera failed (a\0b)\nSTOPPING=1", lambda: None)
+    task = asyncio.create_task(supervision.run(asyncio.Event()))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert "STATUS=camera failed (a b) STOPPING=1" in waiting(notify_socket)
+
+
+async def test_a_status_line_that_cannot_be_composed_does_not_stop_the_watchdog(
+    notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000")
+
+    def fail() -> str:
+        raise ZeroDivisionError
+
+    task = asyncio.create_task(systemd.Supervision(fail, lambda: None).run(asyncio.Event()))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.wait({task})
+    assert waiting(notify_socket).count("WATCHDOG=1") > 1
+    assert caplog.text.count("status line not composed because of a bug") == 1
+
+
+def test_a_failed_notification_is_logged_once(notify_socket: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
     notify_socket.close()
     for _ in range(3):
         systemd.notify("WATCHDOG=1")
-    assert caplog.text.count("systemd cannot be told") == 1
+    assert caplog.text.count("systemd notification failed") == 1
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_the_journal_gets_each_line_with_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_receives_each_line_with_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     sent: list[dict[str, Any]] = []
     set_up_logging("info", lambda: "s1")
@@ -114,7 +144,7 @@ def test_the_journal_gets_each_line_with_its_session(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_elsewhere_lines_go_to_standard_error(
+def test_without_a_journal_lines_go_to_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)

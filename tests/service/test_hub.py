@@ -1,8 +1,9 @@
-"""The hub, fed by hand: who gets what, and when a keyframe is asked for."""
+"""The hub: which sender gets which access unit, and when keyframes are requested."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 
 import pytest
@@ -16,7 +17,7 @@ FRAME_NS = 33_333_333
 
 
 class LaneSender:
-    """A sender that is only a lane; nobody takes from it unless a test does."""
+    """A sender that is only a lane, emptied by the test."""
 
     def __init__(self) -> None:
         self.lane: Lane[int] = Lane(limit=4)
@@ -31,35 +32,45 @@ class LaneSender:
 
 class Camera:
     def __init__(self) -> None:
-        self.now_s = 0.0
-        self.asked: list[float] = []
+        self.now_s = 5.0
+        self.requested: list[float] = []
         self.counters: Counter[str] = Counter()
-        self.asked_sd: list[float] = []
+        self.requested_sd: list[float] = []
         self.sd = False
         self.hub = Hub(self, lambda: self.now_s, self.counters, dict.fromkeys(Quality, 1 / 30))
         self._frame = 0
 
     def request_keyframe(self, quality: Quality) -> None:
-        (self.asked if quality is Quality.HD else self.asked_sd).append(self.now_s)
+        (self.requested if quality is Quality.HD else self.requested_sd).append(self.now_s)
 
     def encode_sd(self, *, on: bool) -> None:
         self.sd = on
 
-    def picture(self, *, keyframe: bool = False, sd: bool | None = None) -> None:
-        """One picture in HD; and in SD, a keyframe or not, where `sd` is given."""
+    @property
+    def next_ns(self) -> int:
+        """The capture time of the next picture."""
+        return 5_000_000_000 + (self._frame + 1) * FRAME_NS
+
+    def pause(self, frames: int) -> None:
+        """Deliver nothing for so many frame times."""
+        self._frame += frames
+        self.now_s += frames * FRAME_NS / 1e9
+
+    def picture(self, *, keyframe: bool = False, sd: bool | None = None, jump_ns: int = 0) -> None:
+        """Push one picture in HD; and in SD, a keyframe or not, where `sd` is given. Its capture time may be wrong."""
+        at_ns = self.next_ns + jump_ns
         self._frame += 1
         self.now_s += FRAME_NS / 1e9
-        at_ns = 5_000_000_000 + self._frame * FRAME_NS
         self.hub.push(AccessUnit(b"\0\0\0\1\x65", at_ns, keyframe))
         if sd is not None:
             self.hub.push(AccessUnit(b"\0\0\0\1\x65", at_ns, sd, Quality.SD))
 
 
-def test_every_viewer_starts_at_a_keyframe_that_was_asked_for_on_joining() -> None:
+def test_a_viewer_starts_at_the_keyframe_that_its_join_requested() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.picture(keyframe=True)
     camera.hub.join(viewer, Quality.HD)
-    assert len(camera.asked) == 1
+    assert len(camera.requested) == 1
     camera.picture()
     assert viewer.lane.take() is None
     camera.picture(keyframe=True)
@@ -67,35 +78,35 @@ def test_every_viewer_starts_at_a_keyframe_that_was_asked_for_on_joining() -> No
     assert (viewer.lane.take(), viewer.lane.take()) == (6000 - 1, 9000 - 1)
 
 
-def test_joins_and_losses_within_half_a_second_cost_one_keyframe() -> None:
+def test_joins_and_losses_within_half_a_second_request_one_keyframe() -> None:
     camera, viewers = Camera(), [LaneSender() for _ in range(5)]
     for viewer in viewers:
         camera.hub.join(viewer, Quality.HD)
-    camera.hub.wish_keyframe(viewers[0])
-    assert len(camera.asked) == 1
+    camera.hub.request_keyframe(viewers[0])
+    assert len(camera.requested) == 1
     camera.picture(keyframe=True)
     for _ in range(30):
         for viewer in viewers:
             viewer.lane.take()
         camera.picture()
-    # The wishes were pending when the keyframe came, and it served them.
-    assert len(camera.asked) == 1
+    # The keyframe served the pending requests.
+    assert len(camera.requested) == 1
 
 
-def test_a_wish_right_after_a_keyframe_is_granted_when_the_interval_ends() -> None:
+def test_a_request_right_after_a_keyframe_is_sent_when_the_interval_ends() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
-    camera.hub.wish_keyframe(viewer)
-    assert len(camera.asked) == 1
+    camera.hub.request_keyframe(viewer)
+    assert len(camera.requested) == 1
     for _ in range(16):
         viewer.lane.take()
         camera.picture()
-    assert len(camera.asked) == 2
-    assert camera.asked[1] - camera.asked[0] >= 0.5
+    assert len(camera.requested) == 2
+    assert camera.requested[1] - camera.requested[0] >= 0.5
 
 
-def test_a_viewer_whose_lane_is_full_drops_alone() -> None:
+def test_a_full_lane_does_not_affect_other_viewers() -> None:
     camera, slow, quick = Camera(), LaneSender(), LaneSender()
     camera.hub.join(slow, Quality.HD)
     camera.hub.join(quick, Quality.HD)
@@ -110,16 +121,50 @@ def test_a_viewer_whose_lane_is_full_drops_alone() -> None:
     assert slow.lane.dropped > 0
     camera.hub.leave(slow)
     assert camera.counters["units_dropped"] == slow.lane.dropped
-    assert len(camera.asked) >= 2, "the slow viewer needs a keyframe to go on"
+    assert len(camera.requested) >= 2, "the slow viewer needs a keyframe to continue"
 
 
-def test_an_access_unit_whose_clock_does_not_advance_is_dropped_and_counted() -> None:
+def test_a_jump_of_the_capture_time_neither_drops_nor_delays_a_picture(caplog: pytest.LogCaptureFixture) -> None:
+    camera, viewers = Camera(), [LaneSender(), LaneSender()]
+    for viewer in viewers:
+        camera.hub.join(viewer, Quality.HD)
+    sent: list[list[int]] = [[], []]
+    for number, jump_ns in enumerate([0, 0, 3600 * 10**9, 0, 0, *[-4 * 10**9] * 300, *[4 * 10**9] * 300]):
+        camera.picture(keyframe=number == 0, jump_ns=jump_ns)
+        for viewer, taken in zip(viewers, sent, strict=True):
+            taken.extend(stamps(viewer))
+    steps = {later - earlier for earlier, later in itertools.pairwise(sent[0])}
+    assert len(sent[0]) == 605
+    assert steps <= {2999, 3000}
+    assert sent[0] == sent[1]
+    assert camera.counters["capture_time_jumps"] == 3
+    assert caplog.text.count("capture time jumped") == 1
+
+
+@pytest.mark.parametrize("captured_ns", [0, 5_000_000_000])
+def test_pictures_with_the_same_capture_time_are_neither_dropped_nor_delayed(
+    captured_ns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera, viewer = Camera(), LaneSender()
+    camera.hub.join(viewer, Quality.HD)
+    sent: list[int] = []
+    for number in range(300):
+        camera.picture(keyframe=number == 0, jump_ns=captured_ns - camera.next_ns)
+        sent += stamps(viewer)
+    assert {later - earlier for earlier, later in itertools.pairwise(sent)} <= {2999, 3000}
+    assert len(sent) == 300
+    assert camera.counters["capture_time_jumps"] >= 299
+    assert caplog.text.count("capture time jumped") == 1
+
+
+def test_a_pause_of_the_camera_does_not_count_as_a_jump() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
-    camera.hub.push(AccessUnit(b"", 1, keyframe=False))
-    assert len(viewer.lane) == 1
-    assert camera.counters["units_out_of_order"] == 1
+    camera.pause(round(60 / (FRAME_NS / 1e9)))
+    camera.picture(keyframe=True)
+    assert stamps(viewer) == [0, 90_000 * 60 + 3000 - 1]
+    assert not camera.counters["capture_time_jumps"]
 
 
 def stamps(viewer: LaneSender) -> list[int]:
@@ -129,7 +174,7 @@ def stamps(viewer: LaneSender) -> list[int]:
     return taken
 
 
-async def test_a_viewer_changes_at_the_next_keyframe_and_misses_no_picture() -> None:
+async def test_a_change_of_quality_happens_at_a_keyframe_and_misses_no_picture() -> None:
     camera, viewer, other = Camera(), LaneSender(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     camera.hub.join(other, Quality.HD)
@@ -137,7 +182,7 @@ async def test_a_viewer_changes_at_the_next_keyframe_and_misses_no_picture() -> 
     switching = asyncio.create_task(camera.hub.switch(viewer, Quality.SD))
     await asyncio.sleep(0)
     assert camera.sd
-    assert len(camera.asked_sd) == 1
+    assert len(camera.requested_sd) == 1
     camera.picture(sd=False)
     assert not switching.done()
     assert stamps(viewer) == stamps(other) == [0, 2999]
@@ -145,18 +190,18 @@ async def test_a_viewer_changes_at_the_next_keyframe_and_misses_no_picture() -> 
     await switching
     assert camera.hub.quality_of(viewer) is Quality.SD
     camera.picture(sd=False)
-    # The third picture went out in both qualities: the keyframe of SD has a timestamp of its own.
+    # The third picture was sent in both qualities, with different timestamps.
     assert stamps(viewer) == [5999, 6000, 8999]
     assert stamps(other) == [5999, 8999]
     back = asyncio.create_task(camera.hub.switch(viewer, Quality.HD))
     await asyncio.sleep(0)
     camera.picture(keyframe=True, sd=False)
     await back
-    assert not camera.sd, "nobody watches SD any more"
+    assert not camera.sd, "no viewer gets SD"
     assert stamps(viewer) == [11999]
 
 
-async def test_a_change_that_is_given_up_leaves_all_as_it_was() -> None:
+async def test_a_cancelled_change_changes_nothing() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
@@ -169,7 +214,7 @@ async def test_a_change_that_is_given_up_leaves_all_as_it_was() -> None:
     assert len(stamps(viewer)) == 2
 
 
-async def test_the_latest_of_two_changes_wins() -> None:
+async def test_a_later_change_replaces_an_earlier_one() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
@@ -181,7 +226,7 @@ async def test_the_latest_of_two_changes_wins() -> None:
     assert (camera.hub.quality_of(viewer), camera.sd) == (Quality.HD, False)
 
 
-async def test_the_same_change_twice_is_done_for_both_and_given_up_only_by_both() -> None:
+async def test_the_same_change_twice_is_cancelled_only_if_both_are() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     camera.picture(keyframe=True)
@@ -195,14 +240,14 @@ async def test_the_same_change_twice_is_done_for_both_and_given_up_only_by_both(
     assert camera.hub.quality_of(viewer) is Quality.SD
 
 
-async def test_sd_that_cannot_be_encoded_gives_its_viewers_hd() -> None:
+async def test_viewers_get_hd_if_sd_cannot_be_encoded() -> None:
     camera, watching, waiting = Camera(), LaneSender(), LaneSender()
     camera.hub.join(watching, Quality.SD)
     camera.hub.join(waiting, Quality.HD)
     camera.picture(keyframe=True, sd=True)
     switching = asyncio.create_task(camera.hub.switch(waiting, Quality.SD))
     await asyncio.sleep(0)
-    camera.hub.no_sd("no more encoders")
+    camera.hub.sd_failed("no more encoders")
     with pytest.raises(CameraUnavailable, match="no more encoders"):
         await switching
     camera.picture(keyframe=True)
@@ -211,41 +256,41 @@ async def test_sd_that_cannot_be_encoded_gives_its_viewers_hd() -> None:
     assert len(stamps(watching)) == 2
 
 
-async def test_a_viewer_that_leaves_ends_its_change() -> None:
+async def test_leaving_ends_a_change() -> None:
     camera, viewer = Camera(), LaneSender()
     camera.hub.join(viewer, Quality.HD)
     switching = asyncio.create_task(camera.hub.switch(viewer, Quality.SD))
     await asyncio.sleep(0)
     camera.hub.leave(viewer)
-    with pytest.raises(CameraUnavailable, match="gone"):
+    with pytest.raises(CameraUnavailable, match="disconnected"):
         await switching
-    with pytest.raises(CameraUnavailable, match="gone"):
+    with pytest.raises(CameraUnavailable, match="disconnected"):
         await camera.hub.switch(viewer, Quality.SD)
     assert not camera.sd
 
 
-async def test_sd_that_fails_again_gives_hd_again() -> None:
+async def test_sd_may_fail_repeatedly() -> None:
     camera = Camera()
     for _ in range(2):
         viewer = LaneSender()
         camera.hub.join(viewer, Quality.SD)
         assert camera.sd
-        camera.hub.no_sd("no more encoders")
-        assert not camera.sd, "what fails is not asked for until somebody wants it"
+        camera.hub.sd_failed("no more encoders")
+        assert not camera.sd, "SD is not requested again until a viewer wants it"
         camera.picture(keyframe=True)
         camera.picture()
         assert len(stamps(viewer)) == 2
         camera.hub.leave(viewer)
 
 
-def test_a_viewer_that_joins_soon_after_another_does_not_wait_for_half_a_second() -> None:
+def test_a_viewer_that_joins_soon_after_another_waits_less_than_half_a_second() -> None:
     camera, first, second = Camera(), LaneSender(), LaneSender()
     camera.hub.join(first, Quality.HD)
     camera.picture(keyframe=True)
     camera.hub.join(second, Quality.HD)
-    assert len(camera.asked) == 1
+    assert len(camera.requested) == 1
     for _ in range(6):
         first.lane.take()
         camera.picture()
-    assert len(camera.asked) == 2
-    assert camera.asked[1] - camera.asked[0] < 0.25
+    assert len(camera.requested) == 2
+    assert camera.requested[1] - camera.requested[0] < 0.25

@@ -61,7 +61,7 @@ async def kill(daemon: Daemon) -> None:
 
 
 async def answers(broker: Mosquitto, authority: Authority) -> None:
-    """A backend asks for the status."""
+    """Request the status as a backend."""
     cert_file, key_file = authority.issue("bff-1")
     mqtt = MqttSettings(**broker.settings(ca_file=authority.ca_file, cert_file=cert_file, key_file=key_file))
     async with CameraClient.connect(mqtt, "bff-1") as client:
@@ -69,7 +69,7 @@ async def answers(broker: Mosquitto, authority: Authority) -> None:
 
 
 async def says(daemon: Daemon, *words: str) -> dict[str, Any] | None:
-    """The status, once it says these words of the broker."""
+    """Wait for a status with these words about the broker."""
 
     def holds(status: dict[str, Any]) -> bool:
         return all(word in str(status["broker"]) for word in words)
@@ -79,15 +79,15 @@ async def says(daemon: Daemon, *words: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("client", ["aws", pytest.param("paho", marks=pytest.mark.slow)])
-async def test_without_a_broker_all_else_lives_and_once_there_is_one_the_device_gets_its_certificate(
+async def test_the_device_runs_without_a_broker_and_obtains_its_certificate_later(
     tmp_path: Path, broker: Mosquitto, authority: Authority, client: str
 ) -> None:
-    told: list[bytes] = []
+    notifications: list[bytes] = []
     broker.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.setblocking(False)
-        asyncio.get_running_loop().add_reader(listener, lambda: told.append(listener.recv(4096)))
+        asyncio.get_running_loop().add_reader(listener, lambda: notifications.append(listener.recv(4096)))
         supervised = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
         own = tmp_path / "state" / "own"
         async with AwsProvisioning(broker, authority) as service, TcpProxy(broker.port) as way:
@@ -97,11 +97,11 @@ async def test_without_a_broker_all_else_lives_and_once_there_is_one_the_device_
             )
             try:
                 await asyncio.to_thread(daemon.start)
-                await says(daemon, "no certificate of its own yet, connecting by the claim's: ")
+                await says(daemon, "the device has no certificate yet; connecting with the claim certificate failed: ")
                 with urllib.request.urlopen(f"http://127.0.0.1:{daemon.api_port}/", timeout=5) as page:
                     assert page.status == 200
-                await asyncio.to_thread(daemon.wait, lambda: told.count(b"WATCHDOG=1") > 1)
-                assert told[0] == b"READY=1"
+                await asyncio.to_thread(daemon.wait, lambda: notifications.count(b"WATCHDOG=1") > 1)
+                assert notifications[0] == b"READY=1"
                 assert [path.name for path in own.iterdir()] == ["device.key"]
                 way.refusing = False
                 await says(daemon, "'connected': True")
@@ -117,39 +117,39 @@ async def test_without_a_broker_all_else_lives_and_once_there_is_one_the_device_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("client", ["aws", pytest.param("paho", marks=pytest.mark.slow)])
-async def test_interrupted_after_every_step_the_next_start_finishes(
+async def test_a_start_continues_after_an_interruption_at_any_step(
     tmp_path: Path, broker: Mosquitto, authority: Authority, client: str
 ) -> None:
     daemon = first_start(tmp_path, broker, authority, EDGE__MQTT__CLIENT=client)
     own = tmp_path / "state" / "own"
     said = []
     try:
-        # Nobody there: the key is made.
+        # Without a service: the key is made.
         await asyncio.to_thread(daemon.start)
         said.append(await says(daemon, "connection refused"))
         await kill(daemon)
         key = (own / "device.key").read_bytes()
         await asyncio.to_thread(broker.start)
         async with AwsProvisioning(broker, authority) as service:
-            # Asked for a certificate.
-            service.twist = {CREATE: lambda _: None}
+            # The certificate was requested.
+            service.overrides = {CREATE: lambda _: None}
             await asyncio.to_thread(daemon.start)
             await asyncio.to_thread(daemon.wait, lambda: len(service.requests(CREATE)) == 1)
             await kill(daemon)
-            # Asked to be registered. Half a file is what a power cut would leave.
-            service.twist = {REGISTER: lambda _: None}
+            # The registration was requested. A power cut may leave half a file.
+            service.overrides = {REGISTER: lambda _: None}
             (own / "device.pem.new").write_text("-----BEGIN")
             await asyncio.to_thread(daemon.start)
             await asyncio.to_thread(daemon.wait, lambda: len(service.requests(REGISTER)) == 1)
             await kill(daemon)
-            # Refused.
-            service.twist = {REGISTER: lambda _: rejected(400, "AccessDenied", "no such device")}
+            # The request was refused.
+            service.overrides = {REGISTER: lambda _: rejected(400, "AccessDenied", "no such device")}
             await asyncio.to_thread(daemon.start)
             said.append(await says(daemon, "400 AccessDenied: no such device"))
             await kill(daemon)
             assert not (own / "device.pem").exists()
-            # Let in, and again once it has all.
-            service.twist = {}
+            # The request is accepted; the next start uses the files.
+            service.overrides = {}
             for _ in range(2):
                 await asyncio.to_thread(daemon.start)
                 said.append(await says(daemon, "'connected': True"))
@@ -160,19 +160,19 @@ async def test_interrupted_after_every_step_the_next_start_finishes(
         await asyncio.to_thread(daemon.end)
     assert (own / "device.key").read_bytes() == key
     assert service.things == {"cam-1": serialization.load_pem_private_key(key, None).public_key()}
-    told = daemon.log() + str(said)
-    assert "DEBUG" in told
-    assert not [token for token in service.tokens if token in told]
-    sent = b"".join(message.payload for message in service.received) + told.encode()
+    output = daemon.log() + str(said)
+    assert "DEBUG" in output
+    assert not [token for token in service.tokens if token in output]
+    sent = b"".join(message.payload for message in service.received) + output.encode()
     assert not [line for line in key.splitlines()[1:-1] if line in sent]
 
 
-def test_a_directory_for_its_own_that_others_may_look_into_ends_it_with_78(
+def test_a_certificate_directory_that_others_can_read_exits_with_78(
     tmp_path: Path, broker: Mosquitto, authority: Authority
 ) -> None:
     daemon = first_start(tmp_path, broker, authority)
     (tmp_path / "state" / "own").mkdir(parents=True, mode=0o755)
     command = [sys.executable, "-m", "edge", "run", "--config", str(daemon.config)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
-    assert (ended.returncode, "own: the directory must be the daemon's own" in ended.stderr) == (78, True)
+    assert (ended.returncode, "own: the directory must belong to the daemon's user" in ended.stderr) == (78, True)
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""The daemon with authority, on a real broker: what is spent stays so over a restart, and no secret gets out."""
+"""The daemon with authority, on a real broker: what is spent stays so across a restart, and no secret gets out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge.errors import Rejected
 from edge.mqtt.broker import Message
 from edge.mqtt.paho_broker import PahoBroker
 from edge.mqtt.settings import MqttSettings
-from tests.rigs.daemon import ROOT, Daemon, required
+from tests.rigs.daemon import ROOT, Daemon, required_auth
 from tests.rigs.mosquitto import Mosquitto
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ async def code_of(asked: Awaitable[Any]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_path: Path) -> None:
     key = ed25519.Ed25519PrivateKey.generate()
     signer = Signer(key, "one")
@@ -75,8 +76,8 @@ async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_pa
     daemon = Daemon(
         tmp_path,
         broker.settings(tls=False, reconnect_cap_s=1, telemetry_s=0.1),
-        auth=required(signer, tmp_path),
-        ice={"allowed_hosts": ["127.0.0.1"]},
+        auth=required_auth(signer, tmp_path),
+        ice={"allowed_hosts": ["127.0.0.1"], "allowed_ports": [9]},
         log={"level": "debug"},
     )
     broker.start()
@@ -105,7 +106,7 @@ async def test_tokens_on_a_real_device_and_nothing_secret_in_what_it_says(tmp_pa
             (session,) = await camera.sessions(token=manage)
             assert session.viewer == "anna"
             assert await code_of(camera.offer(SDP, token=view)) == "replayed"
-            # An unknown key is told by its name, as one of the settings file is; a value never.
+            # Errors name an unknown key, as for the settings file, but never a value.
             desired = {"key-n4me": "unknown-s3cret", "log": {"level": "level-s3cret"}, "sessions": "section-s3cret"}
             await overheard.publish(f"{SHADOW}/update/delta", {"version": 1, "state": desired})
             await overheard.until(b'"reported"', b"refused", b"key-n4me: unknown key")
@@ -146,5 +147,5 @@ async def test_without_the_backends_keys_it_does_not_start(tmp_path: Path, conte
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, told = await ended.communicate()
-    assert (ended.returncode, b"auth.jwks_file: " in told, b"Traceback" in told) == (78, True, False)
+    _, output = await ended.communicate()
+    assert (ended.returncode, b"auth.jwks_file: " in output, b"Traceback" in output) == (78, True, False)

@@ -1,4 +1,4 @@
-"""The shadow, for real: the daemon, mosquitto, and a service that speaks AWS's topics."""
+"""The shadow with the real daemon, mosquitto, and a service on AWS's topics."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.rigs.aws_shadow import AwsShadow
 from tests.rigs.camera import running
 from tests.rigs.certificates import Authority
 from tests.rigs.daemon import Daemon
-from tests.rigs.grudging_broker import GrudgingBroker
 from tests.rigs.mosquitto import Mosquitto
+from tests.rigs.scripted_broker import ScriptedBroker
 from tests.rigs.viewer import Viewer
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ def settings(broker: Mosquitto) -> MqttSettings:
     return MqttSettings(**broker.settings(tls=False))
 
 
-async def test_what_is_desired_is_applied_while_somebody_watches(broker: Mosquitto, daemon: Daemon) -> None:
+@pytest.mark.slow
+async def test_desired_settings_are_applied_while_viewers_are_connected(broker: Mosquitto, daemon: Daemon) -> None:
     async with AwsShadow(settings(broker)).serving() as shadow, CameraClient.connect(settings(broker), "bff") as client:
         await asyncio.to_thread(daemon.start)
-        # No shadow yet: the device's report makes it.
+        # There is no shadow yet: the device's report creates it.
         await shadow.until(lambda: shadow.reported.get("sessions") == {"max_viewers": 5})
         camera = client.camera("cam-1")
         await camera.online()
@@ -76,16 +77,15 @@ async def test_what_is_desired_is_applied_while_somebody_watches(broker: Mosquit
         try:
             for viewer in viewers:
                 await viewer.watch(camera)
-                await viewer.more_pictures()
+                await viewer.wait_for_pictures()
             pids = daemon.children()
             version = await shadow.desire({**LESS, "sessions": {"max_viewers": 1}, "log": {"level": "info"}})
             await shadow.until(lambda: shadow.outcome == ("applied", version))
             assert shadow.reported["camera"]["hd"] == {"min_bps": 200_000, "max_bps": 1_000_000}
-            # Those who watch stay, on their connections; a third one is refused.
+            # Connected viewers stay connected; a third one is refused.
             for viewer in viewers:
-                await viewer.more_pictures()
+                await viewer.wait_for_pictures()
             status = await camera.status()
-            assert status.viewers is not None
             assert (status.viewers.connected, status.viewers.limit) == (2, 1)
             assert daemon.children() == pids
             late = Viewer()
@@ -98,38 +98,42 @@ async def test_what_is_desired_is_applied_while_somebody_watches(broker: Mosquit
                     "settings.applied"
                 )
             # The file says "warning".
-            assert "INFO edge.tuning.service: settings.applied" in daemon.log()
-            # What is taken out is as in the file again.
+            assert "INFO edge.tuning.service: settings applied" in daemon.log()
+            # Removed settings have the values of the file again.
             version = await shadow.desire({"sessions": None, "log": {"level": None}})
             await shadow.until(lambda: shadow.outcome == ("applied", version))
             assert shadow.reported["sessions"] == {"max_viewers": 5}
             assert shadow.reported["camera"]["hd"]["max_bps"] == 1_000_000
             for viewer in viewers:
-                await viewer.more_pictures()
+                await viewer.wait_for_pictures()
         finally:
             for viewer in viewers:
                 await viewer.close()
 
 
-async def test_one_fault_refuses_all_and_nothing_goes_round_in_circles(broker: Mosquitto, daemon: Daemon) -> None:
+async def test_one_fault_refuses_the_whole_document_and_causes_no_loop(broker: Mosquitto, daemon: Daemon) -> None:
     async with AwsShadow(settings(broker)).serving() as shadow:
         version = await shadow.desire({**LESS, "sessions": {"max_viewers": 0}, "colour": "red"})
         await asyncio.to_thread(daemon.start)
         await shadow.until(lambda: shadow.outcome == ("refused", version))
         assert len(shadow.reported["outcome"]["reasons"]) == 2
         assert shadow.reported["camera"]["hd"]["max_bps"] == 2_000_000
-        assert "colour: unknown key" in (daemon.status() or {})["last_error"]["message"]
-        # AWS repeats the difference after the report, and the device has nothing more to say to it.
+        status = daemon.status() or {}
+        refusal = status["last_refusal"]
+        assert (refusal["code"], refusal["type"]) == ("bad_message", "settings")
+        assert "colour: unknown key" in refusal["message"]
+        assert status["last_error"] is None
+        # AWS repeats the difference after the report; the device does not answer.
         settled = len(shadow.reports)
         assert settled <= 2
         version = await shadow.desire({"sessions": {"max_viewers": 3}, "colour": None})
         await shadow.until(lambda: shadow.outcome == ("applied", version))
-        # One for the trial, one for its end.
+        # One report for the trial, one for its end.
         assert len(shadow.reports) <= settled + 2
         assert shadow.requests.count("get") <= 6
 
 
-async def test_a_refused_report_is_sent_again(broker: Mosquitto, daemon: Daemon) -> None:
+async def test_a_refused_report_is_retried(broker: Mosquitto, daemon: Daemon) -> None:
     async with AwsShadow(settings(broker)).serving() as shadow:
         shadow.refusals = [(429, "Too many requests"), (404, "No shadow exists"), (409, "Version conflict")]
         await asyncio.to_thread(daemon.start)
@@ -138,7 +142,8 @@ async def test_a_refused_report_is_sent_again(broker: Mosquitto, daemon: Daemon)
         assert "409" in (daemon.status() or {})["last_error"]["message"]
 
 
-async def test_what_is_in_force_survives_a_restart_without_a_broker_and_what_came_meanwhile_is_found(
+@pytest.mark.slow
+async def test_settings_survive_a_restart_without_a_broker_and_later_ones_are_found(
     broker: Mosquitto, daemon: Daemon
 ) -> None:
     async with AwsShadow(settings(broker)).serving() as shadow:
@@ -162,13 +167,13 @@ async def test_what_is_in_force_survives_a_restart_without_a_broker_and_what_cam
         assert again.reported["sessions"] == {"max_viewers": 4}
 
 
-async def test_a_shadow_that_was_deleted_and_counts_anew_is_followed(broker: Mosquitto, daemon: Daemon) -> None:
+async def test_a_deleted_shadow_with_restarted_versions_is_followed(broker: Mosquitto, daemon: Daemon) -> None:
     async with AwsShadow(settings(broker)).serving() as shadow:
         await asyncio.to_thread(daemon.start)
         for limit in (2, 3, 4):
             latest = await shadow.desire({"sessions": {"max_viewers": limit}})
         await shadow.until(lambda: shadow.outcome == ("applied", latest))
-        shadow.forget()
+        shadow.delete()
         gets = shadow.requests.count("get")
         version = await shadow.desire({"sessions": {"max_viewers": 1}})
         assert version == 1
@@ -177,7 +182,8 @@ async def test_a_shadow_that_was_deleted_and_counts_anew_is_followed(broker: Mos
         assert shadow.requests.count("get") <= gets + 2
 
 
-async def test_by_awss_client_too(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_the_shadow_works_with_awss_client(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     broker = Mosquitto(tmp_path, authority=authority)
     broker.start()
@@ -200,7 +206,7 @@ async def test_by_awss_client_too(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def in_this_process(daemon: Daemon, trial_s: float) -> AsyncIterator[daemon_module.Daemon]:
-    """The daemon here, where its trial can be shorter."""
+    """Run the daemon in this process, which allows a shorter trial."""
     daemon.directory.joinpath("state").mkdir()
     level = logging.getLogger().level
     made = daemon_module.Daemon(load_settings(daemon.config), trial_s=trial_s)
@@ -222,13 +228,14 @@ async def recording(path: Path) -> None:
         path.write_bytes(b"".join(unit.payload for unit in drawn.units if unit.quality is Quality.HD))
 
 
-async def test_settings_that_the_camera_does_not_open_with_are_rolled_back(tmp_path: Path, broker: Mosquitto) -> None:
-    """The recording goes away at the wrong moment: from outside it looks like an encoder that refuses a bitrate."""
+@pytest.mark.slow
+async def test_settings_with_which_the_camera_does_not_open_are_rolled_back(tmp_path: Path, broker: Mosquitto) -> None:
+    """The recording disappears at the wrong moment, which looks like an encoder that refuses a bitrate."""
     film = tmp_path / "film.h264"
     await recording(film)
-    told = a_daemon(tmp_path, broker, source="file", path=str(film), open_timeout_s=1)
-    async with AwsShadow(settings(broker)).serving() as shadow, in_this_process(told, trial_s=2) as daemon:
-        # Nobody watches: the camera is opened for the trial.
+    failing = a_daemon(tmp_path, broker, source="file", path=str(film), open_timeout_s=1)
+    async with AwsShadow(settings(broker)).serving() as shadow, in_this_process(failing, trial_s=2) as daemon:
+        # There are no viewers: the trial opens the camera.
         version = await shadow.desire(LESS)
         await shadow.until(lambda: shadow.outcome == ("applied", version))
         film.rename(tmp_path / "away.h264")
@@ -239,18 +246,21 @@ async def test_settings_that_the_camera_does_not_open_with_are_rolled_back(tmp_p
         assert shadow.reported["camera"]["hd"]["max_bps"] == 1_000_000
         assert shadow.reported["sessions"] == {"max_viewers": 5}
         assert "film.h264" in shadow.reported["outcome"]["reasons"][0]
-        # It is not tried again, though AWS says that there is a difference, until it is desired anew.
+        # It is not tried again until it is desired again, although AWS reports a difference.
         (tmp_path / "away.h264").rename(film)
         requests = len(shadow.reports)
         version = await shadow.desire({"sessions": None, **LESS})
         await shadow.until(lambda: shadow.outcome == ("applied", version))
         assert len(shadow.reports) == requests + 1
-        status = daemon._report.status()
+        status = daemon._status_report.status()
         assert status.last_error is not None
         assert status.last_error.code == Code.CAMERA_UNAVAILABLE
 
 
-async def test_killed_in_the_trial_it_comes_back_with_the_earlier_settings(tmp_path: Path, broker: Mosquitto) -> None:
+@pytest.mark.slow
+async def test_a_daemon_killed_during_a_trial_starts_with_the_previous_settings(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
     daemon = a_daemon(tmp_path, broker, source="file", path=str(tmp_path / "none.h264"))
     try:
         async with AwsShadow(settings(broker)).serving() as shadow:
@@ -268,18 +278,19 @@ async def test_killed_in_the_trial_it_comes_back_with_the_earlier_settings(tmp_p
         daemon.end()
 
 
-async def test_on_other_brokers_the_same_documents_on_own_topics(tmp_path: Path, broker: Mosquitto) -> None:
+@pytest.mark.slow
+async def test_other_brokers_carry_the_same_documents_on_the_projects_topics(tmp_path: Path, broker: Mosquitto) -> None:
     daemon = Daemon(tmp_path, broker.settings(tls=False), camera=SMALL)
     topics = Topics("cam-1").shadow(at_aws=False)
-    came: asyncio.Queue[Message] = asyncio.Queue()
+    received: asyncio.Queue[Message] = asyncio.Queue()
     linked = asyncio.Event()
     backend = PahoBroker(settings(broker), "bff", (topics.update,), None)
-    backend.listen(came.put_nowait, lambda up: linked.set() if up else None)
+    backend.listen(received.put_nowait, lambda up: linked.set() if up else None)
 
     async def reported(state: str) -> dict[str, Any]:
         async with asyncio.timeout(20):
             while True:
-                report: dict[str, Any] = json.loads((await came.get()).payload)["state"]["reported"]
+                report: dict[str, Any] = json.loads((await received.get()).payload)["state"]["reported"]
                 if (report["outcome"] or {}).get("state") == state:
                     return report
 
@@ -291,7 +302,7 @@ async def test_on_other_brokers_the_same_documents_on_own_topics(tmp_path: Path,
     try:
         async with asyncio.timeout(10):
             await linked.wait()
-        # The device is away: it finds what is retained.
+        # The device is offline: it will find the retained document.
         await desire(1, sessions={"max_viewers": 2})
         await asyncio.to_thread(daemon.start)
         assert (await reported("applied"))["sessions"] == {"max_viewers": 2}
@@ -306,39 +317,39 @@ async def test_on_other_brokers_the_same_documents_on_own_topics(tmp_path: Path,
         daemon.end()
 
 
-@pytest.mark.parametrize("grudge", ["refuse", "hang up"])
-async def test_where_it_is_forbidden_it_is_left_alone_and_the_device_is_online(
-    tmp_path: Path, grudge: Literal["refuse", "hang up"]
+@pytest.mark.parametrize("fault", ["refuse", "hang up"])
+async def test_without_permission_for_the_shadow_the_device_is_online_without_it(
+    tmp_path: Path, fault: Literal["refuse", "hang up"]
 ) -> None:
-    async with GrudgingBroker() as broker:
-        broker.grudge = grudge
+    async with ScriptedBroker() as broker:
+        broker.shadow_fault = fault
         mqtt = {"host": "127.0.0.1", "port": broker.port, "tls": False, "version": "3.1.1", "shadow": "aws"}
         async with in_this_process(Daemon(tmp_path, mqtt, camera=SMALL), trial_s=2) as daemon:
             async with asyncio.timeout(20):
                 while not daemon._broker.connected:
                     await asyncio.sleep(0.02)
-            # Behind what the shadow would say of the link, and of a change.
+            # Later than any shadow message about the link or a change.
             await daemon._broker.publish(Message("first", b"x"))
             daemon._tuning_changed()
             await daemon._broker.publish(Message("second", b"x"))
             await daemon._broker.publish(Message("last", b"x"))
-            told = daemon._report.status().broker
+            status = daemon._status_report.status().broker
             links = broker.links
-    assert told is not None
-    assert told.connected
-    assert "shadow" in (told.error or "")
+    assert status is not None
+    assert status.connected
+    assert "shadow" in (status.error or "")
     assert {"first", "last", "edge/v1/cam-1/status"} <= set(broker.published)
     assert not [topic for topic in broker.published if "shadow" in topic]
-    assert links == (1 if grudge == "refuse" else 3)
+    assert links == (1 if fault == "refuse" else 3)
 
 
-async def test_switched_off_nothing_is_heard_or_said(tmp_path: Path, broker: Mosquitto) -> None:
+async def test_a_disabled_shadow_sends_and_receives_nothing(tmp_path: Path, broker: Mosquitto) -> None:
     daemon = Daemon(tmp_path, broker.settings(tls=False, shadow="off"), camera=SMALL)
     topics = Topics("cam-1").shadow(at_aws=False)
-    heard: list[Message] = []
+    received: list[Message] = []
     backend = PahoBroker(settings(broker), "bff", (topics.update,), None)
     linked = asyncio.Event()
-    backend.listen(heard.append, lambda up: linked.set() if up else None)
+    backend.listen(received.append, lambda up: linked.set() if up else None)
     link = asyncio.create_task(backend.run(asyncio.Event()))
     try:
         async with asyncio.timeout(10):
@@ -347,18 +358,17 @@ async def test_switched_off_nothing_is_heard_or_said(tmp_path: Path, broker: Mos
         await asyncio.to_thread(daemon.start)
         async with CameraClient.connect(settings(broker), "watcher") as client:
             status = await client.camera("cam-1").status()
-        assert status.viewers is not None
         assert status.viewers.limit == 5
-        assert heard == []
+        assert received == []
     finally:
         link.cancel()
         await asyncio.gather(link, return_exceptions=True)
         daemon.end()
 
 
-async def test_other_ranges_open_the_camera_again_in_its_process() -> None:
-    async with running(**SMALL) as house:
-        camera = house.camera
+async def test_changed_bitrate_ranges_reopen_the_camera_in_its_process() -> None:
+    async with running(**SMALL) as process:
+        camera = process.camera
         camera.want(wanted=True)
         camera.encode_sd(on=True)
         camera.set_bitrate(Quality.HD, 1_500_000)
@@ -366,21 +376,21 @@ async def test_other_ranges_open_the_camera_again_in_its_process() -> None:
         await camera.picture(sd=False)
         pid = camera.pid
         wider = {**SMALL, "hd": {**SMALL["hd"], "max_bps": 12_000_000, "min_bps": 1_600_000}}
-        camera.retune(CameraSettings.model_validate({**wider, "open_timeout_s": 15}))
+        camera.apply_settings(CameraSettings.model_validate({**wider, "open_timeout_s": 15}))
         async with asyncio.timeout(20):
             await camera.picture(sd=False)
         after = camera.opening
         assert after is not None
-        # The encoder was made anew: more bits need a higher level.
+        # The encoder was recreated: a higher bitrate needs a higher level.
         assert int(after.format.profile_level_id[4:], 16) > int(before.profile_level_id[4:], 16)
         assert camera.bitrate_range(Quality.HD) == (1_600_000, 12_000_000)
         assert (camera.pid, camera.restarts, camera.reopens, camera.error) == (pid, 0, 0, None)
-        assert CameraState.FAILED not in house.states
-        sd = sum(unit.quality is Quality.SD for unit in house.units)
-        await house.until(lambda: sum(unit.quality is Quality.SD for unit in house.units) > sd)
-        # Killed, it comes back with what holds now.
+        assert CameraState.FAILED not in process.states
+        sd = sum(unit.quality is Quality.SD for unit in process.units)
+        await process.until(lambda: sum(unit.quality is Quality.SD for unit in process.units) > sd)
+        # After a kill it restarts with the same settings.
         assert camera.pid is not None
         os.kill(camera.pid, signal.SIGKILL)
-        await house.until(lambda: camera.restarts == 1 and camera.opening is not None)
+        await process.until(lambda: camera.restarts == 1 and camera.opening is not None)
         assert camera.opening is not None
         assert camera.opening.format == after.format

@@ -1,4 +1,4 @@
-"""Settings from afar: applied, tried with the camera, put back, kept; with a camera and a file in memory."""
+"""Remote settings are applied, tried, rolled back and stored, with a camera and a file in memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge.contract.codes import Code
-from edge.core.admission import admit
+from edge.core.admission import admit_use
 from edge.errors import CameraUnavailable, Rejected
-from edge.sessions.wish import StreamWish
+from edge.sessions.desired_stream import DesiredStream
 from edge.settings import Settings, tunable, tuned
 from edge.tuning.service import Tuning
 from edge.tuning.state import recall
-from tests.service.fakes import FakeKept
+from tests.service.fakes import FakeStateStore
 from tests.unit.test_tuning import FILE, LESS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ BAD = {"sessions": {"max_viewers": 0}}
 
 
 class FakeCamera:
-    """Gives a picture where `works` is set."""
+    """Delivers a frame if `works` is set."""
 
     def __init__(self) -> None:
         self.works = asyncio.Event()
@@ -45,13 +45,13 @@ class FakeCamera:
             raise self.sd_error
 
 
-class House:
-    """The use case between a camera and a file. Make another one with the same `kept`: a restart."""
+class Rig:
+    """The service between a camera and a file. A new one with the same `store` is a restart."""
 
-    def __init__(self, kept: FakeKept, trial_s: float) -> None:
-        self.kept = kept
+    def __init__(self, store: FakeStateStore, trial_s: float) -> None:
+        self.store = store
         self.camera = FakeCamera()
-        self.wish = StreamWish(FakeKept())
+        self.desired = DesiredStream(FakeStateStore())
         self.applied: list[dict[str, Any]] = []
         self.on_disk: list[dict[str, Any]] = []
         self.events: list[tuple[str, int | None]] = []
@@ -61,15 +61,15 @@ class House:
         self.used = 0
         self.changed = asyncio.Event()
         self.tuning = Tuning(
-            recall(kept.read(), self._check),
-            kept,
+            recall(store, self._check),
+            store,
             self.camera,
-            self.wish,
+            self.desired,
             self._open,
             check=self._check,
             apply=self._apply,
             on_change=self.changed.set,
-            notice=lambda kind, _, body: self.events.append((kind, body["version"])),
+            publish_event=lambda kind, _, body: self.events.append((kind, body["version"])),
             refused=self.errors.append,
             trial_s=trial_s,
         )
@@ -79,12 +79,12 @@ class House:
 
     def _apply(self, desired: dict[str, Any]) -> None:
         self.applied.append(desired)
-        # What was on disk when it took effect.
-        self.on_disk.append(self.kept.fields or {})
+        # What was stored when it took effect.
+        self.on_disk.append(self.store.fields or {})
 
     @contextmanager
     def _open(self) -> Iterator[None]:
-        admit(running=self.wish.running, sessions=0, max_viewers=1)
+        admit_use(running=self.desired.running)
         if self.refusal is not None:
             raise self.refusal
         self.uses += 1
@@ -105,13 +105,13 @@ class House:
                 self.changed.clear()
                 await self.changed.wait()
 
-    def wished(self, *, running: bool) -> None:
-        self.wish.change(running=running, reason=None, bitrates={})
+    def set_running(self, *, running: bool) -> None:
+        self.desired.change(running=running, reason=None, bitrates={})
 
 
 @asynccontextmanager
-async def house(kept: FakeKept | None = None, trial_s: float = 60) -> AsyncIterator[House]:
-    made = House(kept or FakeKept(), trial_s)
+async def rig(store: FakeStateStore | None = None, trial_s: float = 60) -> AsyncIterator[Rig]:
+    made = Rig(store or FakeStateStore(), trial_s)
     task = asyncio.create_task(made.tuning.run(asyncio.Event()))
     try:
         yield made
@@ -127,24 +127,24 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_does_not_touch_the_camera_holds_at_once() -> None:
-    async with house() as h:
+async def test_settings_without_effect_on_the_camera_apply_at_once() -> None:
+    async with rig() as h:
         h.tuning.desire(FEWER, 1, None)
         await h.becomes("applied", 1)
         assert (h.applied, h.used) == ([FEWER], 0)
         assert h.tuning.report()["sessions"] == {"max_viewers": 2}
         assert h.events == [("settings.applied", 1)]
-        # The same again changes nothing; anew, it is told, and nothing happens to the camera.
+        # The same document changes nothing; with a new stamp it is reported, and the camera is not opened again.
         h.tuning.desire(FEWER, 2, None)
         await settled()
         assert len(h.applied) == 1
-        h.tuning.desire(FEWER, 3, "anew")
+        h.tuning.desire(FEWER, 3, "new stamp")
         await h.becomes("applied", 3)
         assert h.used == 0
 
 
-async def test_one_fault_refuses_all_and_is_not_looked_at_again() -> None:
-    async with house() as h:
+async def test_one_fault_refuses_the_document_which_is_checked_once() -> None:
+    async with rig() as h:
         h.tuning.desire({**LESS, **BAD, "extra": 1}, 1, None)
         await h.becomes("refused", 1)
         outcome = h.tuning.report()["outcome"]
@@ -157,20 +157,20 @@ async def test_one_fault_refuses_all_and_is_not_looked_at_again() -> None:
         assert len(h.events) == 1
 
 
-async def test_other_ranges_open_the_camera_and_hold_once_it_gave_a_picture() -> None:
-    async with house() as h:
+async def test_a_new_range_is_confirmed_by_a_frame() -> None:
+    async with rig() as h:
         h.camera.works.clear()
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
         await settled()
         assert (h.applied, h.uses) == ([LESS], 1)
         assert h.tuning.report()["camera"]["hd"]["max_bps"] == 1_000_000
-        # Known to be under way before it took effect.
+        # The trial was stored before it took effect.
         assert h.on_disk[0]["trial"] == {"desired": LESS, "version": 1, "begun": True}
         h.camera.works.set()
         await h.becomes("applied", 1)
         assert (h.applied, h.events) == ([LESS], [("settings.applied", 1)])
-    async with house(h.kept) as again:
+    async with rig(h.store) as again:
         assert again.tuning.report()["camera"]["hd"]["max_bps"] == 1_000_000
         assert again.outcome == ("applied", 1)
         again.tuning.desire(LESS, 7, None)
@@ -178,8 +178,8 @@ async def test_other_ranges_open_the_camera_and_hold_once_it_gave_a_picture() ->
         assert (again.applied, again.events) == ([], [])
 
 
-async def test_no_picture_in_time_puts_them_back_and_they_are_not_tried_again() -> None:
-    async with house(trial_s=0.05) as h:
+async def test_a_trial_without_a_frame_is_rolled_back_and_not_repeated() -> None:
+    async with rig(trial_s=0.05) as h:
         h.tuning.desire(FEWER, 1, None)
         await h.becomes("applied", 1)
         h.camera.works.clear()
@@ -195,23 +195,23 @@ async def test_no_picture_in_time_puts_them_back_and_they_are_not_tried_again() 
         h.tuning.desire({**LESS, "log": {"level": "debug"}}, 3, None)
         await settled()
         assert (h.used, h.outcome) == (used, ("rolled_back", 2))
-    async with house(h.kept) as again:
+    async with rig(h.store) as again:
         again.tuning.desire({**LESS, "log": {"level": "debug"}}, 4, None)
         await settled()
         assert (again.applied, again.events) == ([], [])
-        # Desired anew (AWS has another time for it), it is tried anew.
+        # Desired again (with another timestamp of AWS), it is tried again.
         again.tuning.desire({**LESS, "log": {"level": "debug"}}, 5, "later")
         await again.becomes("applied", 5)
 
 
-async def test_who_dies_in_the_trial_comes_back_with_the_earlier_settings() -> None:
-    async with house() as h:
+async def test_a_crash_in_the_trial_restores_the_earlier_settings() -> None:
+    async with rig() as h:
         h.tuning.desire(FEWER, 1, None)
         await h.becomes("applied", 1)
         h.camera.works.clear()
         h.tuning.desire(LESS, 2, None)
         await h.becomes("trying", 2)
-    async with house(h.kept) as again:
+    async with rig(h.store) as again:
         assert again.tuning.report()["sessions"] == {"max_viewers": 2}
         await again.becomes("rolled_back", 2)
         await settled()
@@ -219,103 +219,103 @@ async def test_who_dies_in_the_trial_comes_back_with_the_earlier_settings() -> N
         again.tuning.desire(LESS, 3, None)
         await settled()
         assert (again.applied, again.used) == ([], 0)
-    async with house(h.kept) as third:
+    async with rig(h.store) as third:
         await settled()
         assert (third.outcome, third.events) == (("rolled_back", 2), [])
 
 
-async def test_stopped_by_the_operator_the_trial_waits_also_over_a_restart() -> None:
-    async with house(trial_s=0.05) as h:
-        h.wished(running=False)
+async def test_a_trial_waits_while_the_stream_is_stopped_also_over_a_restart() -> None:
+    async with rig(trial_s=0.05) as h:
+        h.set_running(running=False)
         h.camera.works.clear()
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
         await asyncio.sleep(0.1)
         assert (h.outcome, h.used, h.applied) == (("trying", 1), 0, [LESS])
         assert "stopped" in h.tuning.report()["outcome"]["reasons"][0]
-    async with house(h.kept, trial_s=0.05) as again:
+    async with rig(h.store, trial_s=0.05) as again:
         again.camera.works.clear()
         await again.becomes("rolled_back", 1)
         assert (again.used, again.applied) == (1, [{}])
 
 
-async def test_stopped_in_the_trial_it_begins_anew_when_it_is_started() -> None:
-    async with house(trial_s=0.3) as h:
+async def test_a_trial_that_a_stop_interrupts_begins_again_with_the_start() -> None:
+    async with rig(trial_s=0.3) as h:
         h.camera.works.clear()
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
         await settled()
-        h.wished(running=False)
+        h.set_running(running=False)
         await settled()
         assert h.uses == 0
-        assert h.kept.fields is not None
-        assert h.kept.fields["trial"]["begun"] is False
+        assert h.store.fields is not None
+        assert h.store.fields["trial"]["begun"] is False
         await asyncio.sleep(0.4)
         assert h.outcome == ("trying", 1)
-        h.wished(running=True)
+        h.set_running(running=True)
         await settled()
         assert h.uses == 1
         h.camera.works.set()
         await h.becomes("applied", 1)
 
 
-async def test_what_comes_in_a_trial_takes_its_place_or_leaves_it_alone() -> None:
-    async with house(trial_s=0.5) as h:
+async def test_a_document_during_a_trial_replaces_it_or_is_refused() -> None:
+    async with rig(trial_s=0.5) as h:
         h.camera.works.clear()
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
-        # Faulty: refused, and the trial goes on, with the time that it has.
+        # A faulty document is refused, and the trial continues with its remaining time.
         h.tuning.desire(BAD, 2, None)
         await h.becomes("refused", 2)
         await h.becomes("rolled_back", 1)
         assert h.applied == [LESS, {}]
-        h.tuning.desire(LESS, 3, "anew")
+        h.tuning.desire(LESS, 3, "new stamp")
         await h.becomes("trying", 3)
-        # The camera as it was before: nothing to try.
+        # The camera settings are the earlier ones: there is nothing to try.
         h.tuning.desire(FEWER, 4, None)
         await h.becomes("applied", 4)
         await settled()
         assert (h.uses, h.applied[-1]) == (0, FEWER)
 
 
-async def begun_on_disk(h: House) -> bool:
+async def begun_on_disk(h: Rig) -> bool:
     await settled()
-    assert h.kept.fields is not None
-    return bool(h.kept.fields["trial"]["begun"])
+    assert h.store.fields is not None
+    return bool(h.store.fields["trial"]["begun"])
 
 
-async def test_stopped_again_while_the_trial_is_written_down_it_waits() -> None:
-    async with house() as h:
-        h.wished(running=False)
+async def test_a_stop_while_the_trial_is_stored_makes_it_wait() -> None:
+    async with rig() as h:
+        h.set_running(running=False)
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
         await settled()
-        h.kept.gate.clear()
-        h.wished(running=True)
+        h.store.gate.clear()
+        h.set_running(running=True)
         await settled()
-        h.wished(running=False)
-        h.kept.gate.set()
+        h.set_running(running=False)
+        h.store.gate.set()
         assert await begun_on_disk(h) is False
         assert h.used == 0
-        h.wished(running=True)
+        h.set_running(running=True)
         await h.becomes("applied", 1)
 
 
-async def test_a_camera_that_may_not_be_opened_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.tuning.service._AGAIN_S", 0.01)
-    async with house() as h:
+async def test_a_camera_that_cannot_be_opened_now_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.tuning.service._RETRY_S", 0.01)
+    async with rig() as h:
         h.refusal = Rejected(Code.STOPPED, "not now")
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
-        while h.tuning.report()["outcome"]["reasons"] != ["they are tried later: not now"]:
+        while h.tuning.report()["outcome"]["reasons"] != ["the settings are tried later: not now"]:
             await settled()
         assert (await begun_on_disk(h), h.used) == (False, 0)
         h.refusal = None
         await h.becomes("applied", 1)
 
 
-async def test_another_range_of_sd_has_to_give_a_picture_of_sd() -> None:
-    async with house() as h:
+async def test_a_new_sd_range_is_confirmed_by_an_sd_frame() -> None:
+    async with rig() as h:
         h.tuning.desire(LESS, 1, None)
         await h.becomes("applied", 1)
         h.camera.sd_error = CameraUnavailable("SD cannot be encoded: no memory")
@@ -326,49 +326,49 @@ async def test_another_range_of_sd_has_to_give_a_picture_of_sd() -> None:
         assert (h.applied[-1], h.uses) == (LESS, 0)
         assert "no memory" in h.tuning.report()["outcome"]["reasons"][0]
         h.camera.sd_error = None
-        h.tuning.desire(both, 3, "anew")
+        h.tuning.desire(both, 3, "new stamp")
         await h.becomes("applied", 3)
 
 
-async def test_what_the_disk_does_not_take_is_refused() -> None:
-    async with house() as h:
-        h.kept.full = True
+async def test_settings_that_cannot_be_stored_are_refused() -> None:
+    async with rig() as h:
+        h.store.full = True
         h.tuning.desire(FEWER, 1, None)
         await h.becomes("refused", 1)
         assert "disk" in h.tuning.report()["outcome"]["reasons"][0]
         assert (h.applied, h.tuning.report()["sessions"]) == ([], {"max_viewers": 5})
         assert [error.code for error in h.errors] == [Code.INTERNAL]
-        h.kept.full = False
-        h.tuning.desire(FEWER, 2, "anew")
+        h.store.full = False
+        h.tuning.desire(FEWER, 2, "new stamp")
         await h.becomes("applied", 2)
 
 
 @pytest.mark.parametrize("at", ["its beginning", "its end"])
-async def test_a_trial_that_the_disk_does_not_take_is_put_back(at: str) -> None:
-    async with house() as h:
+async def test_a_trial_that_cannot_be_stored_is_rolled_back(at: str) -> None:
+    async with rig() as h:
         h.camera.works.clear()
-        h.wished(running=at == "its end")
+        h.set_running(running=at == "its end")
         h.tuning.desire(LESS, 1, None)
         await h.becomes("trying", 1)
         await settled()
-        h.kept.full = True
-        h.wished(running=True)
+        h.store.full = True
+        h.set_running(running=True)
         h.camera.works.set()
         await h.becomes("rolled_back", 1)
         assert "disk" in h.tuning.report()["outcome"]["reasons"][0]
         assert (h.applied, h.used) == ([LESS, {}], 1 if at == "its end" else 0)
 
 
-async def test_the_last_version_is_known_after_a_restart_whatever_became_of_it() -> None:
-    async with house() as h:
+async def test_the_last_version_survives_a_restart_with_any_outcome() -> None:
+    async with rig() as h:
         assert h.tuning.version is None
         h.tuning.desire(FEWER, 4, 4)
         await h.becomes("applied", 4)
         h.tuning.desire(BAD, 5, 5)
         await h.becomes("refused", 5)
-    async with house(h.kept) as again:
+    async with rig(h.store) as again:
         assert again.tuning.version == 5
-        # One without a version: what comes then counts anew.
+        # A document without a version resets the count.
         again.tuning.desire(FEWER, None, None)
         await again.becomes("applied", None)
         assert again.tuning.version is None

@@ -1,15 +1,22 @@
-"""The machine's vitals, from a tree of files as a Raspberry Pi shows them, and from this machine."""
+"""Vital signs from the files of a Raspberry Pi, and from this machine."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from edge.contract.messages import Vitals
 from edge.host.vitals import MachineVitals
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 MEMINFO = """MemTotal:        3883312 kB
 MemFree:         2301116 kB
@@ -56,7 +63,7 @@ class Pi:
         return self.vitals.read(camera_pid)
 
 
-def test_all_of_a_pi(tmp_path: Path) -> None:
+def test_all_values_of_a_raspberry_pi(tmp_path: Path) -> None:
     vitals = Pi(tmp_path).read()
     assert vitals.disk_free_bytes is not None
     assert vitals.disk_free_bytes > 0
@@ -75,13 +82,13 @@ def test_all_of_a_pi(tmp_path: Path) -> None:
     )
 
 
-def test_a_weak_supply_is_told(tmp_path: Path) -> None:
+def test_under_voltage_is_reported(tmp_path: Path) -> None:
     pi = Pi(tmp_path)
     pi.write("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n")
     assert pi.read().under_voltage is True
 
 
-def test_the_processors_thermometer_is_taken_and_no_other(tmp_path: Path) -> None:
+def test_only_the_thermometer_of_the_processor_is_read(tmp_path: Path) -> None:
     pi = Pi(tmp_path)
     pi.write("sys/class/thermal/thermal_zone0/type", "acpitz\n")
     assert pi.read().cpu_celsius is None
@@ -90,11 +97,11 @@ def test_the_processors_thermometer_is_taken_and_no_other(tmp_path: Path) -> Non
     assert pi.read().cpu_celsius == 61.0
 
 
-def test_what_the_machine_does_not_have_is_none(tmp_path: Path) -> None:
+def test_missing_values_are_none(tmp_path: Path) -> None:
     assert MachineVitals(tmp_path / "nowhere", root=tmp_path).read(CAMERA) == Vitals()
 
 
-def test_what_does_not_answer_is_none(tmp_path: Path) -> None:
+def test_a_sensor_without_an_answer_is_none(tmp_path: Path) -> None:
     pi = Pi(tmp_path)
     pi.write("sys/class/thermal/thermal_zone0/temp", "")
     pi.write("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "?\n")
@@ -103,7 +110,7 @@ def test_what_does_not_answer_is_none(tmp_path: Path) -> None:
     assert pi.read(camera_pid=None).camera_cpu_s is None
 
 
-def test_it_is_read_once_a_second_at_most(tmp_path: Path) -> None:
+def test_values_are_read_at_most_once_a_second(tmp_path: Path) -> None:
     pi = Pi(tmp_path)
     pi.read()
     pi.write("proc/loadavg", "9.00 0.41 0.33 2/214 1931\n")
@@ -111,7 +118,45 @@ def test_it_is_read_once_a_second_at_most(tmp_path: Path) -> None:
     assert pi.read().load_1min == 9.0
 
 
-def test_this_machine_has_what_every_linux_has(tmp_path: Path) -> None:
+def test_nothing_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    pi = Pi(tmp_path)
+    for name in ("scandir", "listdir", "open"):
+        monkeypatch.setattr(os, name, none_left)
+    monkeypatch.setattr(io, "open", none_left)
+    assert pi.read().model_copy(update={"disk_free_bytes": None}) == Vitals()
+
+
+FILES = (
+    "proc/loadavg",
+    "proc/uptime",
+    "proc/meminfo",
+    f"proc/{CAMERA}/stat",
+    "sys/class/thermal/thermal_zone0/temp",
+    "sys/class/hwmon/hwmon1/in0_lcrit_alarm",
+)
+
+
+@given(
+    st.lists(st.sampled_from(FILES)), st.text("0123456789 -.:()kBeinfa\n\u0660", max_size=80) | st.binary(max_size=40)
+)
+@example(["proc/meminfo"], "MemTotal: much kB\nMemAvailable: 5000000000000000000000 kB")
+@example(["proc/meminfo"], f"MemTotal: {'9' * 5000} kB")
+@example([f"proc/{CAMERA}/stat"], "1207 (x) S 1 2")
+@example(list(FILES), "nan")
+@example(list(FILES), "-inf")
+@example(list(FILES), "1e999")
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_content_of_a_file_raises(tmp_path: Path, names: list[str], content: bytes | str) -> None:
+    pi = Pi(tmp_path)
+    for name in names:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    pi.read().model_dump_json()
+
+
+def test_this_machine_has_the_values_of_every_linux(tmp_path: Path) -> None:
     vitals = MachineVitals(tmp_path).read(os.getpid())
     assert vitals.daemon_memory_bytes is not None
     assert vitals.daemon_memory_bytes > 10_000_000

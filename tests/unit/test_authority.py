@@ -1,4 +1,4 @@
-"""Who may do what, and which tokens count: plain rules."""
+"""The rules for permissions and tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge.contract.codes import Code
 from edge.contract.messages import BODIES, RESERVED
-from edge.core.authority import LEEWAY_S, TOKEN_LIFETIME_LIMIT_S, WHO_MAY, authorize, read_claims
+from edge.core.authority import LEEWAY_S, PERMISSIONS, TOKEN_LIFETIME_LIMIT_S, authorize, read_claims
 from edge.core.principal import Scope
 from edge.errors import Rejected
 
@@ -40,26 +40,26 @@ def allowed(kind: str, scopes: frozenset[Scope], audio: str = "off") -> bool:
     return True
 
 
-def test_every_command_has_a_line() -> None:
-    assert set(WHO_MAY) == set(BODIES) | RESERVED
+def test_every_command_has_a_permission() -> None:
+    assert set(PERMISSIONS) == set(BODIES) | RESERVED
 
 
-def test_the_table_is_that_of_the_document() -> None:
-    told = {
+def test_the_table_matches_the_document() -> None:
+    found = {
         kind: column
         for kinds, column in re.findall(r"^\| (`[a-z].*?) \| ([a-z`].*?) \|$", DOCUMENT.read_text(), re.MULTILINE)
         for kind in re.findall(r"`([a-z]+\.[a-z_]+)`", kinds)
     }
     right = {
         kind: " or ".join((["owner"] if right.owner else []) + ([f"`{right.scope}`"] if right.scope else []))
-        for kind, right in WHO_MAY.items()
+        for kind, right in PERMISSIONS.items()
     }
-    assert told == right
+    assert found == right
 
 
-@pytest.mark.parametrize("kind", sorted(WHO_MAY))
-def test_a_scope_opens_its_commands_and_no_others(kind: str) -> None:
-    right = WHO_MAY[kind]
+@pytest.mark.parametrize("kind", sorted(PERMISSIONS))
+def test_a_scope_permits_its_commands_and_no_others(kind: str) -> None:
+    right = PERMISSIONS[kind]
     for scopes in EVERY_SET:
         assert allowed(kind, scopes) == (right.owner or right.scope in scopes)
 
@@ -70,7 +70,7 @@ def test_audio_needs_its_own_scopes() -> None:
         assert allowed("session.offer", scopes, "talk") == (scopes >= {Scope.VIEW, Scope.LISTEN, Scope.TALK})
 
 
-def test_a_good_token() -> None:
+def test_a_valid_token_is_read() -> None:
     token = read_claims({**GOOD, "client": "bff-1", "scope": "view control wonder"}, "cam-1", NOW_S)
     assert (token.subject, token.id, token.client, token.expires_s) == ("anna", "t-1", "bff-1", NOW_S + 60)
     assert token.scopes == {Scope.VIEW, Scope.CONTROL}
@@ -107,13 +107,25 @@ def test_a_good_token() -> None:
         ({"client": ""}, Code.UNAUTHORIZED),
     ],
 )
-def test_what_makes_a_token_count(change: dict[str, Any], code: Code | None) -> None:
+def test_invalid_claims_are_refused_with_their_code(change: dict[str, Any], code: Code | None) -> None:
     assert code_of({**GOOD, **change}) is code
+
+
+def test_an_expired_token_may_serve_a_session_but_has_no_scopes() -> None:
+    late_s = NOW_S + 5000
+    token = read_claims(GOOD, "cam-1", late_s, may_be_expired=True)
+    assert (token.subject, token.id, token.expired) == ("anna", "t-1", True)
+    assert not token.scopes
+    assert not read_claims(GOOD, "cam-1", NOW_S, may_be_expired=True).expired
+    for change in ({"aud": "cam-2"}, {"sub": None}, {"jti": None}, {"exp": None}):
+        with pytest.raises(Rejected) as refused:
+            read_claims({**GOOD, **change}, "cam-1", late_s, may_be_expired=True)
+        assert refused.value.code is Code.UNAUTHORIZED
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4)
 
 
 @given(st.dictionaries(st.sampled_from([*GOOD, "nbf", "iat", "client"]), JSON))
-def test_any_claims_are_a_token_or_a_code(change: dict[str, Any]) -> None:
+def test_any_claims_are_read_or_refused(change: dict[str, Any]) -> None:
     assert code_of({**GOOD, **change}) in {None, Code.UNAUTHORIZED, Code.EXPIRED}

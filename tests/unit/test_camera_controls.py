@@ -1,4 +1,4 @@
-"""The camera's controls: what is taken, and what becomes of it in libcamera's terms."""
+"""The camera's controls: which values are accepted, and their translation for libcamera."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge.camera.picamera2_controls import crop, offered, to_libcamera
 from edge.camera.picamera2_source import sensor_modes
-from edge.core.camera_controls import Offered, check, in_force, still_taken
+from edge.core.camera_controls import Offered, check, in_force, still_accepted
 from edge.errors import Rejected
 
 # As picamera2 gives them for a Camera Module 3 (imx708) in its video mode: lowest, highest, default.
@@ -31,7 +31,7 @@ IMX708: dict[str, tuple[Any, Any, Any]] = {
 FIXED_FOCUS = {name: range_ for name, range_ in IMX708.items() if name not in {"AfMode", "LensPosition"}}
 
 
-def test_a_camera_offers_what_it_advertises() -> None:
+def test_a_camera_offers_the_controls_that_it_advertises() -> None:
     offers = offered(IMX708, fps=30)
     assert {name: str(offer) for name, offer in offers.items()} == {
         "exposure_mode": "one of normal, short, long",
@@ -60,7 +60,7 @@ def test_the_frame_rate_is_bounded_by_the_settings_and_by_the_sensor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"brightness": 3}, "brightness: -1 to 1"),
         ({"brightness": float("nan")}, "brightness: -1 to 1"),
@@ -77,21 +77,21 @@ def test_the_frame_rate_is_bounded_by_the_settings_and_by_the_sensor() -> None:
         ({"gain": 0.5, "sharpness": -1}, "gain: 1 to 16; sharpness: 0 to 16"),
     ],
 )
-def test_what_is_not_taken_is_told_with_its_range(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(Rejected, match=words):
+def test_a_rejected_value_is_reported_with_its_range(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(Rejected, match=message):
         check(values, offered(IMX708, fps=30))
-    assert still_taken(values, offered(IMX708, fps=30)) == {}
+    assert still_accepted(values, offered(IMX708, fps=30)) == {}
 
 
-def test_values_of_another_camera_are_left_out_and_the_others_hold() -> None:
+def test_values_that_this_camera_does_not_accept_are_left_out() -> None:
     values = {"lens_position": 2.0, "brightness": 0.5, "exposure_mode": None}
     offers = offered(FIXED_FOCUS, fps=30)
-    assert still_taken(values, offers) == {"brightness": 0.5}
-    now = in_force(still_taken(values, offers), offers)
+    assert still_accepted(values, offers) == {"brightness": 0.5}
+    now = in_force(still_accepted(values, offers), offers)
     assert (now["brightness"], now["contrast"], now["gain"], now["exposure_mode"]) == (0.5, 1.0, None, "normal")
 
 
-def test_values_in_libcameras_terms() -> None:
+def test_values_are_translated_for_libcamera() -> None:
     values = {
         "exposure_mode": "long",
         "gain": 2,
@@ -113,7 +113,7 @@ def test_values_in_libcameras_terms() -> None:
     }
 
 
-def test_null_is_the_cameras_own_again() -> None:
+def test_null_restores_the_default_of_the_camera() -> None:
     values = dict.fromkeys(("exposure_mode", "gain", "brightness", "contrast", "fps", "zoom", "lens_position"))
     assert to_libcamera(values, IMX708, 30) == {
         "AeExposureMode": 0,
@@ -147,11 +147,11 @@ def test_a_zoom_region_stays_inside_the_field(
     assert (wide % 2, high % 2) == (0, 0)
 
 
-def test_autofocus_once_is_told_to_begin() -> None:
+def test_single_autofocus_is_triggered() -> None:
     assert to_libcamera({"autofocus": "auto"}, IMX708, 30) == {"AfMode": 1, "AfTrigger": 0}
 
 
-def test_a_sensors_modes_are_told_in_words() -> None:
+def test_the_modes_of_a_sensor_are_listed() -> None:
     class Camera:
         sensor_modes = (
             {"size": (640, 480), "fps": 206.65, "bit_depth": 8},

@@ -1,4 +1,4 @@
-"""From bytes to a command, or to the code that refuses it."""
+"""Decoding commands, and refusing invalid ones with a code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def changed(**fields: Any) -> bytes:
     return json.dumps({**OFFER, **fields}).encode()
 
 
-def test_the_contracts_example() -> None:
+def test_the_example_of_the_contract_is_decoded() -> None:
     command, body = read(changed()).command(NOW)
     assert (command.id, command.type) == ("c-1", "session.offer")
     assert isinstance(body, OfferBody)
@@ -60,6 +60,16 @@ def test_unknown_fields_are_ignored() -> None:
         (b"[" * 30_000, Code.BAD_MESSAGE),
         (changed(v=2), Code.UNSUPPORTED_VERSION),
         (changed(v="1"), Code.BAD_MESSAGE),
+        (changed(v=True), Code.BAD_MESSAGE),
+        (changed().decode().encode("utf-16"), Code.BAD_MESSAGE),
+        (changed().decode().encode("utf-32-le"), Code.BAD_MESSAGE),
+        (changed()[:-1] + b', "type": "stream.stop"}', Code.BAD_MESSAGE),
+        (changed()[:-1] + b', "t\\u0079pe": "session.offer"}', Code.BAD_MESSAGE),
+        (changed(body=0).replace(b"0}", b'{"sdp": "v=0", "sdp": "v=0"}}'), Code.BAD_MESSAGE),
+        (changed(later=0).replace(b": 0}", b": NaN}"), Code.BAD_MESSAGE),
+        (changed(expires_at="\uff12\uff10\uff12\uff16-11-20T12:00:30Z"), Code.BAD_MESSAGE),
+        (changed(type="camera.snapshot", body={"width": "\u0666\u0664\u0660"}), Code.BAD_MESSAGE),
+        (changed(type="session.candidate", body={"session": "s\u0661", "candidate": None}), Code.BAD_MESSAGE),
         (changed(id=""), Code.BAD_MESSAGE),
         (changed(id="x" * 129), Code.BAD_MESSAGE),
         (changed(type="session.secret"), Code.BAD_MESSAGE),
@@ -75,7 +85,7 @@ def test_unknown_fields_are_ignored() -> None:
         (changed(body={"sdp": "s" * 200_000}), Code.TOO_LARGE),
     ],
 )
-def test_refusals(payload: bytes, code: Code) -> None:
+def test_invalid_messages_are_refused(payload: bytes, code: Code) -> None:
     assert code_of(payload) is code
 
 
@@ -86,7 +96,7 @@ def test_each_missing_field_is_named(field: str) -> None:
         read(json.dumps(fields).encode()).command(NOW)
 
 
-def test_what_is_in_the_contract_and_not_built_is_unsupported() -> None:
+def test_reserved_commands_are_unsupported() -> None:
     for kind in RESERVED:
         assert code_of(changed(type=kind)) is Code.UNSUPPORTED
     assert not RESERVED & BODIES.keys()
@@ -98,7 +108,7 @@ def test_an_id_and_a_reply_topic_are_read_even_from_a_bad_message() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes(payload: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(payload: bytes) -> None:
     received = read(payload)
     assert isinstance(received.id, str)
     with pytest.raises(Rejected):
@@ -115,7 +125,7 @@ JSON = st.recursive(
 @given(
     st.fixed_dictionaries({}, optional={key: JSON | st.just(value) for key, value in OFFER.items()}), st.integers(0, 90)
 )
-def test_any_fields(fields: dict[str, Any], later_s: int) -> None:
+def test_any_fields_are_decoded_or_refused(fields: dict[str, Any], later_s: int) -> None:
     try:
         command, body = read(json.dumps(fields).encode()).command(NOW + timedelta(seconds=later_s))
     except Rejected:
@@ -124,7 +134,7 @@ def test_any_fields(fields: dict[str, Any], later_s: int) -> None:
     assert isinstance(body, BODIES[command.type])
 
 
-def test_an_error_reply_is_as_the_contract_shows_it() -> None:
+def test_an_error_reply_has_the_form_of_the_contract() -> None:
     text = {"code": "busy", "message": "5 of 5 viewers are connected", "retry_after_s": 20}
     reply = Reply.model_validate({"v": 1, "id": "c-1", "type": "error", "ok": False, "error": text})
     assert reply.error is not None

@@ -1,4 +1,4 @@
-"""A device's own key and certificate: what is there says what is still to be done, after any power cut."""
+"""The files of a device's own key and certificate, also after a power cut."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from edge.errors import BrokerLost, ConfigInvalid
+from edge.host.atomic_file import AtomicFile
 from edge.mqtt.device_certificate import OwnFiles, signing_request
 from tests.rigs.certificates import Authority
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-# Made up, of RFC 8410: a good key, but none of AWS IoT's kinds.
+# From RFC 8410: a valid key of a kind that AWS IoT does not accept.
 ED25519 = """-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
 -----END PRIVATE KEY-----
@@ -32,7 +33,7 @@ def room(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(room: Path) -> OwnFiles:
-    made = OwnFiles(room / "device.pem", room / "device.key")
+    made = OwnFiles(room / "device.pem", room / "device.key", AtomicFile)
     made.prepare()
     return made
 
@@ -46,7 +47,7 @@ def modes(*paths: Path) -> list[int]:
     return [stat.S_IMODE(path.stat().st_mode) for path in paths]
 
 
-def test_a_key_is_made_once_and_is_the_daemons_alone(files: OwnFiles, room: Path) -> None:
+def test_a_key_is_made_once_and_only_the_daemon_can_read_it(files: OwnFiles, room: Path) -> None:
     assert not files.complete
     key = files.key()
     assert key.curve.name == "secp256r1"
@@ -55,49 +56,49 @@ def test_a_key_is_made_once_and_is_the_daemons_alone(files: OwnFiles, room: Path
     assert not files.complete
 
 
-def test_with_its_certificate_it_is_complete(files: OwnFiles, room: Path, tmp_path: Path) -> None:
+def test_key_and_certificate_are_complete(files: OwnFiles, room: Path, tmp_path: Path) -> None:
     (given,) = certificate(tmp_path, files.key())
-    files.keep([given])
+    files.store([given])
     assert files.complete
     assert x509.load_pem_x509_certificate((room / "device.pem").read_bytes()) == given
     assert modes(room / "device.pem") == [0o600]
 
 
-def test_what_a_power_cut_left_half_written_is_no_file(files: OwnFiles, room: Path, tmp_path: Path) -> None:
+def test_half_written_files_of_a_power_cut_are_ignored(files: OwnFiles, room: Path, tmp_path: Path) -> None:
     for name in ("device.key.new", "device.pem.new"):
         (room / name).write_text("-----BEGIN")
         (room / name).chmod(0o644)
     assert not files.complete
-    files.keep(certificate(tmp_path, files.key()))
+    files.store(certificate(tmp_path, files.key()))
     assert files.complete
     assert sorted(path.name for path in room.iterdir()) == ["device.key", "device.pem"]
     assert modes(room / "device.key", room / "device.pem") == [0o600, 0o600]
 
 
-def test_a_certificate_without_its_key_makes_way_for_a_new_key(files: OwnFiles, room: Path, tmp_path: Path) -> None:
-    files.keep(certificate(tmp_path, files.key()))
+def test_a_certificate_without_its_key_is_removed(files: OwnFiles, room: Path, tmp_path: Path) -> None:
+    files.store(certificate(tmp_path, files.key()))
     (room / "device.key").unlink()
     assert not files.complete
     files.key()
-    # Or else a cut now would leave two that do not go together, and count as complete.
+    # Otherwise a power cut at this point would leave two files that do not match, and count as complete.
     assert not (room / "device.pem").exists()
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", ED25519])
-def test_a_key_of_somebody_else_is_told_and_stays(files: OwnFiles, room: Path, content: str) -> None:
+def test_a_foreign_key_is_reported_and_not_replaced(files: OwnFiles, room: Path, content: str) -> None:
     key_file = room / "device.key"
     key_file.write_text(content)
-    with pytest.raises(BrokerLost, match="remove it for a new one") as caught:
+    with pytest.raises(BrokerLost, match="remove it to get a new one") as caught:
         files.key()
     assert key_file.read_text() == content
     assert not content or content not in caught.value.message
 
 
-def test_what_cannot_be_written_is_told(files: OwnFiles, room: Path, tmp_path: Path) -> None:
+def test_a_write_failure_is_reported(files: OwnFiles, room: Path, tmp_path: Path) -> None:
     key = files.key()
     (room / "device.pem.new").mkdir()
     with pytest.raises(BrokerLost, match=r"device.pem"):
-        files.keep(certificate(tmp_path, key))
+        files.store(certificate(tmp_path, key))
     assert not files.complete
     (room / "device.key.new").mkdir()
     (room / "device.key").unlink()
@@ -105,36 +106,34 @@ def test_what_cannot_be_written_is_told(files: OwnFiles, room: Path, tmp_path: P
         files.key()
 
 
-def test_a_directory_that_is_not_the_daemons_alone_is_refused(room: Path, tmp_path: Path) -> None:
+def test_a_directory_that_others_can_read_is_rejected(room: Path, tmp_path: Path) -> None:
     room.mkdir(parents=True)
     room.chmod(0o755)
     with pytest.raises(ConfigInvalid, match=r"^mqtt.key_file: .*: the directory .* mode 700"):
-        OwnFiles(room / "device.pem", room / "device.key").prepare()
+        OwnFiles(room / "device.pem", room / "device.key", AtomicFile).prepare()
     assert modes(room) == [0o755]
     for name in ("device.pem", "device.key"):
-        (room / name).write_text("as an operator may have put it there")
-    OwnFiles(room / "device.pem", room / "device.key").prepare()
+        (room / name).write_text("written by an operator")
+    OwnFiles(room / "device.pem", room / "device.key", AtomicFile).prepare()
 
 
 @pytest.mark.parametrize("gone", [("device.pem",), ("device.pem", "device.key")])
-def test_files_that_are_removed_later_are_not_made_again_where_others_may_look(
-    room: Path, gone: tuple[str, ...]
-) -> None:
+def test_removed_files_are_not_made_again_where_others_can_read(room: Path, gone: tuple[str, ...]) -> None:
     room.mkdir(parents=True)
     room.chmod(0o755)
     for name in ("device.pem", "device.key"):
-        (room / name).write_text("as an operator may have put it there")
-    files = OwnFiles(room / "device.pem", room / "device.key")
+        (room / name).write_text("written by an operator")
+    files = OwnFiles(room / "device.pem", room / "device.key", AtomicFile)
     files.prepare()
     for name in gone:
         (room / name).unlink()
     left = sorted(room.iterdir())
-    with pytest.raises(BrokerLost, match=r"own: the directory must be .* mode 700"):
+    with pytest.raises(BrokerLost, match=r"own: the directory must belong .* mode 700"):
         files.key()
     assert sorted(room.iterdir()) == left
 
 
-def test_room_for_a_certificate_is_tried_and_leaves_nothing(files: OwnFiles, room: Path) -> None:
+def test_the_check_for_room_leaves_no_file(files: OwnFiles, room: Path) -> None:
     files.key()
     (room / "device.pem.new").write_text("-----BEGIN")
     files.try_room()
@@ -145,14 +144,14 @@ def test_room_for_a_certificate_is_tried_and_leaves_nothing(files: OwnFiles, roo
 
 
 @pytest.mark.parametrize(("name", "words"), [("file", "Not a directory"), ("n" * 300, "File name too long")])
-def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path, name: str, words: str) -> None:
+def test_a_directory_that_cannot_be_made_is_reported(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "file").write_text("")
     room = tmp_path / name / "own"
     with pytest.raises(ConfigInvalid, match=f"^mqtt.key_file: .*: {words}"):
-        OwnFiles(room / "device.pem", room / "device.key").prepare()
+        OwnFiles(room / "device.pem", room / "device.key", AtomicFile).prepare()
 
 
-def test_a_request_holds_the_name_and_the_public_key(files: OwnFiles) -> None:
+def test_a_request_contains_the_name_and_the_public_key(files: OwnFiles) -> None:
     key = files.key()
     request = x509.load_pem_x509_csr(signing_request(key, "cam-1").encode())
     assert request.is_signature_valid

@@ -1,4 +1,4 @@
-"""The lane, step by step against a model that says the same in the plainest words."""
+"""The lane, compared step by step with a simple model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from edge.core.lane import Lane
 
 
-class LaneBesideItsModel(RuleBasedStateMachine):
-    """`queued` is what a viewer will get; `decodable` whether the next delta picture would make sense to it."""
+class LaneModel(RuleBasedStateMachine):
+    """`queued`: what the viewer will get. `decodable`: whether the viewer could decode the next delta picture."""
 
     @initialize(limit=st.integers(1, 4))
     def make(self, limit: int) -> None:
@@ -45,23 +45,23 @@ class LaneBesideItsModel(RuleBasedStateMachine):
             assert len(self.lane) == len(self.queued) <= self.limit
 
     @invariant()
-    def every_picture_is_accounted_for(self) -> None:
+    def every_picture_is_counted(self) -> None:
         if self.offered:
             assert self.lane.dropped >= 0
             assert self.delivered >= 0
 
 
-TestLane = LaneBesideItsModel.TestCase
+TestLane = LaneModel.TestCase
 
 
-def test_it_starts_at_a_keyframe_and_what_came_before_is_no_drop() -> None:
+def test_it_starts_at_a_keyframe_and_earlier_pictures_are_not_counted_as_dropped() -> None:
     lane: Lane[str] = Lane(limit=2)
     assert not lane.push("delta", keyframe=False)
     assert lane.push("key", keyframe=True)
     assert (lane.take(), lane.take(), lane.dropped) == ("key", None, 0)
 
 
-def test_a_full_lane_gives_up_what_it_holds_and_waits_for_the_next_keyframe() -> None:
+def test_a_full_lane_drops_everything_and_waits_for_a_keyframe() -> None:
     lane: Lane[str] = Lane(limit=2)
     lane.push("key 1", keyframe=True)
     lane.push("delta 1", keyframe=False)
@@ -72,7 +72,7 @@ def test_a_full_lane_gives_up_what_it_holds_and_waits_for_the_next_keyframe() ->
     assert (lane.take(), lane.dropped) == ("key 2", 4)
 
 
-def test_one_that_is_far_behind_goes_on_from_a_keyframe_and_one_that_is_not_misses_nothing() -> None:
+def test_a_keyframe_clears_the_lane_only_if_it_is_more_than_half_full() -> None:
     lane: Lane[int] = Lane(limit=4)
     lane.push(0, keyframe=True)
     lane.push(1, keyframe=False)
@@ -82,7 +82,7 @@ def test_one_that_is_far_behind_goes_on_from_a_keyframe_and_one_that_is_not_miss
     assert (lane.take(), lane.dropped) == (3, 3)
 
 
-def test_a_keyframe_into_a_full_lane_is_where_it_goes_on() -> None:
+def test_a_full_lane_continues_from_a_keyframe() -> None:
     lane: Lane[str] = Lane(limit=1)
     lane.push("key 1", keyframe=True)
     assert lane.push("key 2", keyframe=True)

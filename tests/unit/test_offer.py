@@ -1,4 +1,4 @@
-"""Offers of browsers and of others. Chromium's are recorded; the rest is written by hand after public descriptions."""
+"""Offers of browsers and other clients. Chromium's are recorded; the others follow public descriptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.contract.codes import Code
-from edge.core.candidate import Candidate, read_candidate
+from edge.core.candidate import LOCAL_NAMES_LIMIT, Candidate, read_candidate
 from edge.core.h264_profile import ProfileLevel, read_profile_level
 from edge.core.offer import read_offer
 from edge.errors import Rejected
@@ -30,11 +30,12 @@ def stream(text: str) -> ProfileLevel:
     return level
 
 
+CHROME = offer_of("chrome")
 HD720, HD1080 = stream("42c01f"), stream("42c028")
 
 
 async def answered(sdp: str, of: ProfileLevel) -> str:
-    """The answer that goes out, by way of the real engine."""
+    """The final answer, made with the real engine."""
     offer = read_offer(sdp)
     choice = offer.choose(of)
     pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -62,10 +63,13 @@ async def answered(sdp: str, of: ProfileLevel) -> str:
         ("gathered", 108, 109, "42c0"),
         ("baseline-only", 98, 99, "4200"),
         ("main-that-is-constrained-baseline", 98, 99, "4d80"),
+        ("high-only", 96, 97, "640c"),
+        ("main-only", 96, 97, "4d00"),
+        ("decoder-high-only", 127, 125, "4d00"),
     ],
 )
 @pytest.mark.parametrize("of", [HD720, HD1080])
-async def test_the_answer_takes_h264_and_tells_the_truth(
+async def test_the_answer_chooses_h264_and_names_the_true_profile(
     name: str, payload_type: int, rtx: int, profile: str, of: ProfileLevel
 ) -> None:
     sdp = offer_of(name)
@@ -87,33 +91,15 @@ async def test_the_answer_takes_h264_and_tells_the_truth(
     assert [group.items for group in got.group] == [[video.rtp.muxId]]
 
 
-@pytest.mark.parametrize("name", ["firefox-without-h264", "high-only", "main-only", "single-nal-only"])
-def test_an_offer_without_what_the_stream_is_has_no_common_codec(name: str) -> None:
-    with pytest.raises(Rejected) as caught:
-        read_offer(offer_of(name)).choose(HD720)
-    assert caught.value.code is Code.NO_COMMON_CODEC
-    assert "H.264" in caught.value.message
-
-
-def test_without_asymmetry_the_level_has_to_fit() -> None:
-    offer = read_offer(offer_of("no-asymmetry"))
-    assert offer.choose(HD720).profile_level_id == "42c01f"
-    assert not offer.choose(HD720).asymmetry
-    with pytest.raises(Rejected):
-        offer.choose(HD1080)
-
-
-async def test_without_asymmetry_the_answer_claims_none() -> None:
-    assert "level-asymmetry" not in await answered(offer_of("no-asymmetry"), HD720)
-
-
-def test_a_high_stream_goes_out_as_high() -> None:
-    assert read_offer(offer_of("safari")).choose(stream("640c1f")).payload_type == 96
-    assert read_offer(offer_of("edge")).choose(stream("64001f")).payload_type == 118
+def test_local_names_of_an_offer_are_kept_apart_and_limited() -> None:
+    lines = "".join(f"a=candidate:{n} 1 udp 2122260223 n{n}.local 5{n:04} typ host\r\n" for n in range(9))
+    offer = read_offer(offer_of("chrome") + lines)
+    assert len(offer.names) == LOCAL_NAMES_LIMIT
+    assert all(".local" not in candidate.host for candidate in offer.candidates)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in OFFERS.glob("*.sdp")])
-def test_what_cannot_be_resolved_or_used_does_not_reach_the_engine(name: str) -> None:
+def test_unusable_candidates_and_codecs_do_not_reach_the_engine(name: str) -> None:
     offer = read_offer(offer_of(name))
     assert all(".local" not in candidate.host for candidate in offer.candidates)
     try:
@@ -126,7 +112,7 @@ def test_what_cannot_be_resolved_or_used_does_not_reach_the_engine(name: str) ->
     assert "AV1" not in text
 
 
-def test_the_candidates_of_a_whole_offer_are_kept_but_for_tcp() -> None:
+def test_all_candidates_but_tcp_are_kept() -> None:
     offer = read_offer(offer_of("gathered"))
     assert [(c.host, c.type) for c in offer.candidates] == [
         ("192.0.2.7", "host"),
@@ -135,20 +121,19 @@ def test_the_candidates_of_a_whole_offer_are_kept_but_for_tcp() -> None:
     ]
 
 
-async def test_an_answer_that_is_not_complete_says_that_more_follows() -> None:
+async def test_an_incomplete_answer_announces_trickle() -> None:
     offer = read_offer(offer_of("chrome"))
     choice = offer.choose(HD720)
     engine = "v=0\r\ns=-\r\na=group:BUNDLE 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 108\r\na=mid:0\r\na=end-of-candidates\r\n"
     trickled = offer.finish_answer(engine, choice, complete=False)
     assert "a=ice-options:trickle" in trickled
     assert "a=end-of-candidates" not in trickled
-    assert "a=end-of-candidates" in offer.finish_answer(engine, choice, complete=True)
+    found = "candidate:1 1 udp 1 192.0.2.1 5000 typ relay"
+    complete = offer.finish_answer(engine, choice, complete=True, candidates=[found])
+    assert complete.endswith(f"a=mid:0\r\na={found}\r\na=end-of-candidates\r\n")
 
 
-CHROME = offer_of("chrome")
-
-
-def test_no_more_candidates_are_taken_than_a_session_may_have_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_candidates_are_parsed_than_a_session_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counted(text: str) -> Candidate | None:
@@ -158,14 +143,20 @@ def test_no_more_candidates_are_taken_than_a_session_may_have_nor_read(monkeypat
     monkeypatch.setattr("edge.core.offer.read_candidate", counted)
     line = "a=candidate:1 1 udp 2122260223 192.0.2.7 {} typ host\r\n"
     many = line.format(999) * 400 + "".join(line.format(1000 + number) for number in range(400))
-    # One section in two roles: the video's, and its bundle's.
+    # The video section is part of its own bundle.
     offer = read_offer(offer_of("edge").replace("a=ice-ufrag", many + "a=ice-ufrag", 1))
     assert offer.bundled
     assert len(offer.candidates) == 32
-    assert len(read) < 40, "one name is passed over"
+    assert len(read) < 40, "the repeated line is parsed once"
 
 
-def test_a_payload_type_that_rtp_cannot_carry_is_passed_over() -> None:
+def test_a_ufrag_has_at_most_32_characters() -> None:
+    ufrag = "u" * 32
+    offer = read_offer(CHROME.replace("a=ice-ufrag:cmzB", f"a=ice-ufrag:{ufrag}"))
+    assert f"a=ice-ufrag:{ufrag}\r\n" in offer.for_engine(offer.choose(HD720))
+
+
+def test_a_payload_type_above_127_is_ignored() -> None:
     with pytest.raises(Rejected) as caught:
         read_offer(offer_of("no-asymmetry").replace("98", "300")).choose(HD720)
     assert caught.value.code is Code.NO_COMMON_CODEC
@@ -185,22 +176,25 @@ def test_a_payload_type_that_rtp_cannot_carry_is_passed_over() -> None:
         CHROME.replace("a=mid:0", "a=mid:"),
         CHROME.replace("a=fingerprint", "a=fingerprin"),
         CHROME.replace("a=ice-ufrag", "a=ice-frag"),
+        CHROME.replace("a=ice-ufrag:cmzB", f"a=ice-ufrag:{'u' * 33}"),
         CHROME.replace("a=ice-pwd:", "a=ice-pwd:short "),
         CHROME.replace("a=setup:actpass", "a=setup:holdconn"),
-        CHROME.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP"),
+        CHROME.replace("UDP/TLS/RTP/SAVPF", "udp"),
+        CHROME.replace("UDP/TLS/RTP/SAVPF", "UDP/DTLS/SCTP"),
+        CHROME.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP").replace("a=fingerprint", "a=x-fingerprint"),
         CHROME.replace("m=video 9", "m=video x"),
         CHROME + "a=x:y\r\n" * 10_000,
         CHROME + "m=audio 9 RTP/AVP 0\r\n" * 20,
     ],
     ids=str,
 )
-def test_what_is_no_usable_offer_is_told_as_such(sdp: str) -> None:
+def test_unusable_offers_are_rejected(sdp: str) -> None:
     with pytest.raises(Rejected) as caught:
         read_offer(sdp)
     assert caught.value.code is Code.BAD_OFFER
 
 
-# Whatever str.splitlines takes for the end of a line, and what other parsers might.
+# Line ends of str.splitlines and of other parsers.
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n", "\v", "\f", "\x00", "\x1e", "\x85", "\u2028"], ids=ascii)
 @pytest.mark.parametrize(
     "start",
@@ -215,7 +209,7 @@ def test_what_is_no_usable_offer_is_told_as_such(sdp: str) -> None:
         "a=candidate",
     ],
 )
-async def test_no_value_brings_in_a_line_of_its_own(start: str, end: str) -> None:
+async def test_no_value_can_inject_a_line(start: str, end: str) -> None:
     lines = [f"{line}{end}a=evil" if line.startswith(start) else line for line in CHROME.split("\r\n")]
     sdp = "\r\n".join([*lines, f"m=audio 9 UDP/TLS/RTP/SAVPF 111{end}a=evil", "a=mid:9", ""])
     try:
@@ -232,7 +226,7 @@ async def test_no_value_brings_in_a_line_of_its_own(start: str, end: str) -> Non
 
 
 @pytest.mark.parametrize("rtx", ["128", "999", "١٠٨", "108"])  # too large, and the video's own in two scripts
-async def test_a_retransmission_that_rtp_cannot_carry_is_left_out(rtx: str) -> None:
+async def test_an_invalid_rtx_payload_type_is_left_out(rtx: str) -> None:
     sdp = CHROME.replace(" 109 ", f" {rtx} ").replace(":109 ", f":{rtx} ")
     offer = read_offer(sdp)
     choice = offer.choose(HD720)
@@ -242,14 +236,14 @@ async def test_a_retransmission_that_rtp_cannot_carry_is_left_out(rtx: str) -> N
 
 
 @pytest.mark.parametrize("text", ["4d 80 1f", "4d801f00", "0x4d80", "\uff14d801f"])
-def test_a_profile_that_is_not_six_hex_digits_is_passed_over(text: str) -> None:
+def test_a_profile_that_is_not_six_hex_digits_is_ignored(text: str) -> None:
     with pytest.raises(Rejected) as caught:
         read_offer(offer_of("main-that-is-constrained-baseline").replace("4d801f", text)).choose(HD720)
     assert caught.value.code is Code.NO_COMMON_CODEC
 
 
-def engine_takes(sdp: str) -> None:
-    """Whatever comes in is refused with a code, or becomes text that the engine's parser takes."""
+def check_narrowed(sdp: str) -> None:
+    """Any offer is rejected with a code, or becomes text that the engine can parse."""
     try:
         offer = read_offer(sdp)
         text = offer.for_engine(offer.choose(HD720))
@@ -261,8 +255,8 @@ def engine_takes(sdp: str) -> None:
 
 
 @given(st.text())
-def test_any_text(text: str) -> None:
-    engine_takes(text)
+def test_any_text_is_read_or_rejected(text: str) -> None:
+    check_narrowed(text)
 
 
 @st.composite
@@ -291,13 +285,13 @@ def mutated(draw: st.DrawFn) -> str:
 
 @settings(max_examples=300)
 @given(mutated())
-def test_damaged_offers(sdp: str) -> None:
-    engine_takes(sdp)
+def test_damaged_offers_are_read_or_rejected(sdp: str) -> None:
+    check_narrowed(sdp)
 
 
 @settings(max_examples=100)
 @given(mutated())
-async def test_the_engine_answers_what_is_left_of_a_damaged_offer(sdp: str) -> None:
+async def test_the_engine_answers_a_narrowed_damaged_offer(sdp: str) -> None:
     try:
         answer = await answered(sdp, HD720)
     except Rejected as exc:

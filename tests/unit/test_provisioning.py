@@ -1,4 +1,4 @@
-"""What a service that goes wrong costs: certificates that are registered and that no device has."""
+"""A faulty service costs few registered certificates that no device has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
+from edge.host.atomic_file import AtomicFile
 from edge.mqtt import provisioning
 from edge.mqtt.broker import Message
 from edge.mqtt.provisioning import CREATE, NotProvisioned, Provisioning
@@ -26,7 +27,7 @@ _DAY_S = 86_400
 
 
 class Service:
-    """The link and AWS IoT behind it. `answer`: to what is to be registered; None: there is none."""
+    """The link and AWS IoT. `answer`: the answer to a registration; None: there is none."""
 
     version = "5"
 
@@ -74,16 +75,16 @@ class Service:
         (("rejected", b"{}"), 150, 250),
     ],
 )
-async def test_in_a_day_it_asks_a_few_times_and_often_only_where_the_service_says_no(
+async def test_certificates_per_day_are_few_unless_the_service_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: tuple[str, bytes] | None, least: int, most: int
 ) -> None:
-    monkeypatch.setattr(provisioning, "_ANSWER_S", 0.0)
+    monkeypatch.setattr(provisioning, "_ANSWER_TIMEOUT_S", 0.0)
     monkeypatch.setattr(random, "random", lambda: 0.5)
     own = tmp_path / "own"
     claim = ClaimSettings(template="edge-camera", cert_file=tmp_path / "claim.pem", key_file=tmp_path / "claim.key")
     settings = MqttSettings(host="aws", cert_file=own / "device.pem", key_file=own / "device.key", claim=claim)
     service = Service(Authority(tmp_path), answer)
-    device = Provisioning(settings, claim, "cam-1")
+    device = Provisioning(settings, claim, "cam-1", AtomicFile)
     waited_s = 0.0
     while waited_s < _DAY_S:
         with pytest.raises(NotProvisioned) as caught:

@@ -1,4 +1,4 @@
-"""The small rules: time is a number, nothing waits."""
+"""The small rules of edge.core: time is an argument, and nothing blocks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ from hypothesis import strategies as st
 
 from edge.contract.codes import Code, EndReason
 from edge.contract.topics import Topics
-from edge.core.admission import admit
 from edge.core.backoff import Backoff
-from edge.core.budget import Budget, CommandRates
 from edge.core.candidate import read_candidate
 from edge.core.demand import CameraDemand
 from edge.core.h264_profile import Profile, read_profile_level
 from edge.core.keyframes import KeyframeRequests
 from edge.core.lane import Lane
-from edge.core.once import OnceWindow
-from edge.core.principal import Door, Principal
+from edge.core.principal import Interface, Principal
 from edge.core.session import Deadlines, Phase, SessionMachine
 from edge.errors import Rejected
 from edge.mqtt.limits import oversize, publish_budget
 
 
-def test_a_backoff_grows_to_its_cap_and_is_drawn_below_it() -> None:
+def test_backoff_doubles_up_to_its_cap_with_jitter_below() -> None:
     backoff = Backoff(first_s=0.5, cap_s=10)
     assert [backoff.next_s(1.0) for _ in range(7)] == [0.5, 1, 2, 4, 8, 10, 10]
     assert backoff.next_s(0.0) == 0
@@ -33,21 +30,14 @@ def test_a_backoff_grows_to_its_cap_and_is_drawn_below_it() -> None:
     assert backoff.next_s(1.0) == 0.5
 
 
-def test_a_backoff_keeps_to_its_least_wait() -> None:
+def test_backoff_is_never_shorter_than_its_minimum() -> None:
     backoff = Backoff(first_s=2, cap_s=4, least_s=1)
     assert [backoff.next_s(draw) for draw in (0.0, 0.5, 1.0)] == [1, 2.5, 4]
     assert Backoff(first_s=2, cap_s=0.5, least_s=1).next_s(1.0) == 1
 
 
-def test_what_does_not_fit_a_budget_now_is_promised_a_time_or_nothing() -> None:
-    budget = Budget(per_s=2, burst=2)
-    assert [budget.reserve(0, 1) for _ in range(5)] == [0, 0, 0.5, 1, None]
-    assert budget.reserve(1, 0) is None
-    assert budget.reserve(1.5, 0) == 0
-
-
 @given(per_s=st.integers(1, 500), gaps=st.lists(st.floats(0, 0.3), max_size=200))
-def test_no_second_has_more_publishes_than_its_rate(per_s: int, gaps: list[float]) -> None:
+def test_publishes_per_second_never_exceed_the_rate(per_s: int, gaps: list[float]) -> None:
     budget = publish_budget(per_s)
     now_s, sent = 0.0, []
     for gap in gaps:
@@ -59,33 +49,14 @@ def test_no_second_has_more_publishes_than_its_rate(per_s: int, gaps: list[float
         assert sum(begin_s <= at_s < begin_s + 0.999 for at_s in sent) <= per_s
 
 
-def test_what_is_too_large_for_a_broker() -> None:
+def test_oversize_topics_and_payloads_are_detected() -> None:
     assert oversize("a/" * 7 + "b", b"x" * 128 * 1024) is None
     assert oversize("ü" * 128, b"") is None
     for topic, payload in (("a/" * 8 + "b", b""), ("ü" * 129, b""), ("a", b"x" * (128 * 1024 + 1))):
         assert oversize(topic, payload)
 
 
-def test_a_budget_allows_a_burst_and_then_its_rate() -> None:
-    budget = Budget(per_s=2, burst=3)
-    assert [budget.take(0) for _ in range(4)] == [True, True, True, False]
-    assert budget.take(0.5)
-    assert not budget.take(0.6)
-    assert [budget.take(100) for _ in range(4)] == [True, True, True, False]
-
-
-def test_admission() -> None:
-    admit(running=True, sessions=4, max_viewers=5)
-    with pytest.raises(Rejected) as busy:
-        admit(running=True, sessions=5, max_viewers=5)
-    assert busy.value.code is Code.BUSY
-    assert busy.value.retry_after_s
-    with pytest.raises(Rejected) as stopped:
-        admit(running=False, sessions=0, max_viewers=5)
-    assert stopped.value.code is Code.STOPPED
-
-
-def test_the_camera_stays_open_for_a_while_after_the_last_viewer() -> None:
+def test_camera_stays_open_for_the_idle_time_after_the_last_viewer() -> None:
     demand = CameraDemand(idle_stop_s=30)
     assert not demand.wanted(0)
     demand.set_sessions(1, now_s=1)
@@ -98,7 +69,7 @@ def test_the_camera_stays_open_for_a_while_after_the_last_viewer() -> None:
     assert demand.next_change_s(1030) is None
 
 
-def test_after_a_stop_and_a_start_the_camera_waits_for_a_viewer() -> None:
+def test_camera_stays_closed_after_stop_and_start_without_a_viewer() -> None:
     demand = CameraDemand(idle_stop_s=30)
     demand.set_sessions(1, now_s=0)
     demand.set_running(False)
@@ -118,10 +89,10 @@ _DEMAND_EVENTS = st.one_of(
 
 
 @given(events=st.lists(st.tuples(st.floats(0, 40), _DEMAND_EVENTS), max_size=20))
-def test_the_camera_demand_changes_only_when_it_says_and_never_in_the_past(
+def test_camera_demand_changes_only_at_the_announced_time_in_the_future(
     events: list[tuple[float, tuple[str, Any]]],
 ) -> None:
-    """The daemon waits until `next_change_s`: a time that has passed would make it spin."""
+    """The daemon sleeps until `next_change_s`: a time in the past would make it spin."""
     demand, now_s = CameraDemand(idle_stop_s=30), 0.0
     running, sessions, uses = True, 0, 0
     for gap_s, (kind, value) in events:
@@ -148,84 +119,37 @@ def test_the_camera_demand_changes_only_when_it_says_and_never_in_the_past(
         assert not wanted or running
 
 
-def test_the_once_window_remembers_each_for_its_time_and_refuses_when_full() -> None:
-    window: OnceWindow[str] = OnceWindow(limit=2)
-    window.put("a", "1", "first", 0, 300)
-    assert window.seen("a", "1", 299) == "first"
-    assert window.seen("b", "1", 299) is None
-    window.put("b", "1", "second", 10, 200)
-    with pytest.raises(Rejected) as full:
-        window.put("c", "1", "third", 199, 500)
-    assert (full.value.code, full.value.retry_after_s) == (Code.RATE_LIMITED, 1)
-    assert window.seen("b", "1", 200) is None
-    window.put("c", "1", "third", 200, 500)
-    assert len(window) == 2
-    window.drop("a", "1")
-    assert window.seen("a", "1", 201) is None
-    assert len(window) == 1
+def test_a_session_without_a_token_belongs_to_its_client() -> None:
+    opener = Principal("anna", "bff-1", Interface.MQTT)
+    assert Principal("bff-1", "bff-1", Interface.MQTT).owns(opener)
+    assert not Principal("anna", "bff-2", Interface.MQTT).owns(opener)
+    assert not Principal("anna", "bff-1", Interface.LOCAL).owns(opener)
 
 
-def test_one_sender_cannot_fill_the_once_window_for_all() -> None:
-    window: OnceWindow[int] = OnceWindow(limit=10, each=4)
-    for number in range(4):
-        window.put("flood", str(number), number, 0, 100)
-    with pytest.raises(Rejected) as full:
-        window.put("flood", "4", 4, 0, 100)
-    assert full.value.code is Code.RATE_LIMITED
-    window.put("other", "1", 1, 0, 100)
-    window.drop("flood", "0")
-    window.put("flood", "4", 4, 0, 50)
-    with pytest.raises(Rejected):
-        window.put("flood", "5", 5, 49, 100)
-    window.put("flood", "5", 5, 50, 100)
+_PRINCIPALS = st.builds(
+    Principal,
+    st.sampled_from(["anna", "boris"]),
+    st.sampled_from(["bff-1", "bff-2"]),
+    st.sampled_from(Interface),
+    token=st.sampled_from([None, "t-1", "t-2"]),
+    expired=st.booleans(),
+)
 
 
-@given(st.lists(st.tuples(st.sampled_from("pdf"), st.integers(0, 5), st.integers(1, 30)), max_size=80))
-def test_the_once_window_is_as_a_plain_dictionary_would_be(steps: list[tuple[str, int, int]]) -> None:
-    window: OnceWindow[int] = OnceWindow(limit=4, each=4)
-    plain: dict[str, int] = {}
-    for now_s, (step, number, life_s) in enumerate(steps):
-        entry_id = str(number)
-        plain = {key: until_s for key, until_s in plain.items() if until_s > now_s}
-        if step == "d":
-            window.drop("a", entry_id)
-            plain.pop(entry_id, None)
-        elif window.seen("a", entry_id, now_s) is None and len(plain) < 4:
-            window.put("a", entry_id, now_s + life_s, now_s, now_s + life_s)
-            plain[entry_id] = now_s + life_s
-        assert {str(key): window.seen("a", str(key), now_s) for key in range(6)} == {
-            str(key): plain.get(str(key)) for key in range(6)
-        }
-        assert len(window) == len(plain)
+@given(opener=_PRINCIPALS, caller=_PRINCIPALS)
+def test_a_session_with_a_token_belongs_to_its_subject(opener: Principal, caller: Principal) -> None:
+    if caller.owns(opener):
+        assert caller.interface is opener.interface
+    if caller.owns(opener) and opener.token is not None:
+        assert caller.subject == opener.subject
+        assert caller.token is not None
+        assert caller.token == opener.token or not caller.expired
+    proven = opener.token is not None and caller.token is not None and caller.subject == opener.subject
+    if proven and caller.interface is opener.interface and not caller.expired:
+        assert caller.owns(opener)
 
 
-def test_a_client_that_floods_takes_nothing_from_others_and_offers_nothing_from_who_watches() -> None:
-    rates = CommandRates(each_per_s=5, all_per_s=10)
-    taken = [rates.wait_s("flood", 0, about_session=False) is None for _ in range(100)]
-    assert taken.count(True) == 20
-    assert rates.wait_s("flood", 0, about_session=False) == pytest.approx(0.2)
-    assert rates.wait_s("other", 0, about_session=False) is None
-    for number in range(1000):
-        rates.wait_s(f"made-up-{number}", 0, about_session=False)
-    assert rates.wait_s("another", 0, about_session=False) is not None
-    assert rates.wait_s("watcher", 0, about_session=True) is None
-    assert len(rates._clients) <= 256
-    assert rates.wait_s("flood", 10, about_session=False) is None
-
-
-def test_ownership_is_the_door_and_the_client_and_by_tokens_the_subject() -> None:
-    opener = Principal("anna", "bff-1", Door.MQTT)
-    assert Principal("bff-1", "bff-1", Door.MQTT).owns(opener)
-    assert not Principal("anna", "bff-2", Door.MQTT).owns(opener)
-    assert not Principal("anna", "bff-1", Door.LOCAL).owns(opener)
-    opener = Principal("anna", "bff-1", Door.MQTT, by_token=True)
-    assert Principal("anna", "bff-1", Door.MQTT, by_token=True).owns(opener)
-    assert Principal("", "bff-1", Door.MQTT).owns(opener), "a later message may come without a token"
-    assert not Principal("boris", "bff-1", Door.MQTT, by_token=True).owns(opener)
-    assert not Principal("anna", "bff-2", Door.MQTT, by_token=True).owns(opener)
-
-
-def test_a_session_goes_its_way_and_each_phase_has_its_deadline() -> None:
+def test_each_phase_of_a_session_has_its_deadline() -> None:
     machine = SessionMachine(Deadlines(answering_s=8, connecting_s=15, closing_s=3))
     assert machine.deadline_s() is None
     machine.advance(Phase.ANSWERING, 0)
@@ -242,7 +166,7 @@ def test_a_session_goes_its_way_and_each_phase_has_its_deadline() -> None:
 
 
 @given(st.lists(st.sampled_from(list(Phase)), max_size=20))
-def test_a_session_never_comes_back_from_its_end(phases: list[Phase]) -> None:
+def test_session_phases_only_advance(phases: list[Phase]) -> None:
     machine = SessionMachine(Deadlines())
     order = list(Phase)
     for now_s, phase in enumerate(phases):
@@ -276,15 +200,15 @@ def test_a_lane_is_bounded_and_never_shows_a_picture_that_cannot_be_decoded(
         last = number
 
 
-def test_keyframe_wishes_are_coalesced_and_none_is_lost() -> None:
-    requests = KeyframeRequests(interval_s=0.5)
-    assert requests.wish(0)
-    assert not requests.wish(0.1)
+def test_keyframe_requests_are_coalesced_and_none_is_lost() -> None:
+    requests = KeyframeRequests()
+    assert requests.request(0)
+    assert not requests.request(0.1)
     assert not requests.due(0.4)
     assert requests.due(0.5)
     assert not requests.due(0.6)
-    assert not requests.wish(0.7)
-    requests.came()
+    assert not requests.request(0.7)
+    requests.delivered()
     assert not requests.due(1.5)
 
 
@@ -301,14 +225,14 @@ def test_keyframe_wishes_are_coalesced_and_none_is_lost() -> None:
         ("640028", Profile.HIGH, 40),
     ],
 )
-def test_profiles_by_the_table_of_rfc_6184(text: str, profile: Profile, level: int) -> None:
+def test_profiles_are_read_as_in_the_table_of_rfc_6184(text: str, profile: Profile, level: int) -> None:
     read = read_profile_level(text)
     assert read is not None
     assert (read.profile, read.level_idc) == (profile, level)
 
 
 @pytest.mark.parametrize("text", ["", "42e0", "42e01f00", "zzzzzz", "f4001f"])
-def test_what_is_no_profile_of_ours(text: str) -> None:
+def test_unknown_profiles_are_none(text: str) -> None:
     assert read_profile_level(text) is None
 
 
@@ -330,7 +254,7 @@ def test_level_1b_lies_between_1_and_1_1() -> None:
         "1 1 udp 1 192.0.2.9 50000 typ relay",
     ],
 )
-def test_candidates_of_use(line: str) -> None:
+def test_usable_candidates_are_read(line: str) -> None:
     candidate = read_candidate(line)
     assert candidate is not None
     assert candidate.port == 50000
@@ -342,9 +266,18 @@ def test_candidates_of_use(line: str) -> None:
         "candidate:1 1 tcp 1518280447 192.0.2.9 9 typ host tcptype active",
         "candidate:1 2 udp 2122260223 192.0.2.9 50000 typ host",
         "candidate:1 1 udp 2122260223 8b3cf4a1.local 50000 typ host",
+        *(
+            f"candidate:1 1 udp 2122260223 {address} 50000 typ {kind}"
+            for address in ("224.0.0.251", "239.255.255.250", "255.255.255.255", "0.0.0.0", "0.1.2.3")
+            for kind in ("host", "relay")
+        ),
+        *(
+            f"candidate:1 1 udp 2122260223 {address} 50000 typ srflx"
+            for address in ("ff02::fb", "FF0E::1", "::", "::ffff:127.0.0.1", "::ffff:224.0.0.1")
+        ),
     ],
 )
-def test_candidates_of_no_use(line: str) -> None:
+def test_unusable_candidates_are_none(line: str) -> None:
     assert read_candidate(line) is None
 
 
@@ -366,7 +299,7 @@ def test_malformed_candidates(line: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_as_a_candidate(line: str) -> None:
+def test_any_text_is_read_as_a_candidate_or_rejected(line: str) -> None:
     try:
         read_candidate(line)
     except Rejected as exc:
@@ -386,7 +319,7 @@ def test_any_text_as_a_candidate(line: str) -> None:
         ("edge/v1/cam-1/reply/" + "x" * 65, None),
     ],
 )
-def test_reply_topics(topic: str, client: str | None) -> None:
+def test_reply_topics_name_their_client(topic: str, client: str | None) -> None:
     assert Topics("cam-1").reply_client(topic) == client
 
 

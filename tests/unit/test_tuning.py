@@ -1,4 +1,4 @@
-"""Settings from afar: what may be desired, checked as one, and what is kept of it."""
+"""Remote settings: what may be desired, how it is checked, and what is stored."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edge.mqtt.limits import oversize
 from edge.mqtt.settings import MqttSettings
 from edge.settings import Settings, tunable, tuned
 from edge.tuning.state import State, Trial, bounded, recall
+from tests.service.fakes import FakeStateStore
 
 FILE: dict[str, Any] = {
     "device": {"id": "cam-1"},
@@ -29,7 +30,7 @@ def faults(desired: dict[str, Any]) -> tuple[str, ...]:
     return caught.value.faults
 
 
-def test_what_may_be_changed_is_a_small_part_of_the_settings() -> None:
+def test_only_a_small_part_of_the_settings_can_be_changed() -> None:
     assert tunable(SETTINGS) == {
         "camera": {
             "hd": {"min_bps": 200_000, "max_bps": 1_500_000},
@@ -41,8 +42,8 @@ def test_what_may_be_changed_is_a_small_part_of_the_settings() -> None:
     }
 
 
-def test_what_is_desired_stands_over_the_file_and_null_is_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The environment's part is in the settings already, and does not come between again.
+def test_desired_values_override_the_file_and_null_restores_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The settings include the environment already; it must not override the desired values.
     monkeypatch.setenv("EDGE__SESSIONS__MAX_VIEWERS", "7")
     desired = {"camera": {"hd": {"max_bps": 3_000_000, "min_bps": None}, "sd": None}, "sessions": {"max_viewers": 2}}
     changed = tuned(SETTINGS, desired)
@@ -53,15 +54,15 @@ def test_what_is_desired_stands_over_the_file_and_null_is_the_files(monkeypatch:
     )
 
 
-def test_the_h264_level_that_viewers_agreed_to_stays() -> None:
+def test_the_negotiated_h264_level_is_kept() -> None:
     assert faults({"camera": {"hd": {"max_bps": 14_000_001}}}) == (
-        "camera.hd.max_bps: needs a higher H.264 level than the settings file's, which those who watch may not decode",
+        "camera.hd.max_bps: needs a higher H.264 level than the settings file's, which viewers may not decode",
     )
     assert tuned(SETTINGS, {"camera": {"hd": {"max_bps": 14_000_000}}}).camera.hd.max_bps == 14_000_000
 
 
-def test_all_faults_are_told_with_their_key_and_no_value() -> None:
-    told = faults(
+def test_all_faults_are_reported_with_keys_and_without_values() -> None:
+    reported = faults(
         {
             "camera": {"hd": {"max_bps": 100, "width": 640}, "idle_stop_s": "secret"},
             "sessions": {"max_viewers": True},
@@ -71,7 +72,7 @@ def test_all_faults_are_told_with_their_key_and_no_value() -> None:
             "line\nbreak": 1,
         }
     )
-    assert {fault.partition(":")[0] for fault in told} == {
+    assert {fault.partition(":")[0] for fault in reported} == {
         "camera.hd.max_bps",
         "camera.hd.width",
         "camera.idle_stop_s",
@@ -81,22 +82,22 @@ def test_all_faults_are_told_with_their_key_and_no_value() -> None:
         "_env_file",
         "line\\nbreak",
     }
-    assert sum("unknown key" in fault for fault in told) == 4
-    assert "secret" not in "".join(told)
+    assert sum("unknown key" in fault for fault in reported) == 4
+    assert "secret" not in "".join(reported)
 
 
 @pytest.mark.parametrize(
-    ("camera", "told"),
+    ("camera", "reported"),
     [
-        ({"hd": {"min_bps": 2_000_000}}, "camera.hd: min_bps is over max_bps"),
-        ({"sd": {"max_bps": 20_000_000}}, "camera: sd needs a higher H.264 level than hd"),
+        ({"hd": {"min_bps": 2_000_000}}, "camera.hd.min_bps: greater than max_bps"),
+        ({"sd": {"max_bps": 20_000_000}}, "camera.sd: needs a higher H.264 level than camera.hd"),
         ({"idle_stop_s": float("nan")}, "camera.idle_stop_s: "),
         ({"hd": 5}, "camera.hd: "),
     ],
 )
-def test_the_rules_between_settings_hold(camera: dict[str, Any], told: str) -> None:
+def test_the_rules_between_settings_hold(camera: dict[str, Any], reported: str) -> None:
     (fault,) = faults({"camera": camera})
-    assert fault.startswith(told)
+    assert fault.startswith(reported)
 
 
 def test_rules_over_documents() -> None:
@@ -112,41 +113,47 @@ def check(desired: dict[str, Any]) -> dict[str, Any]:
     return tunable(tuned(SETTINGS, desired))
 
 
+def stored(fields: dict[str, Any] | None) -> FakeStateStore:
+    store = FakeStateStore()
+    store.fields = fields
+    return store
+
+
 LESS = {"camera": {"hd": {"max_bps": 1_000_000}}}
 
 
 @pytest.mark.parametrize("fields", [None, {"confirmed": 5}, {"confirmed": {}, "outcome": {"state": "odd"}}])
-def test_a_file_that_says_nothing_is_no_start_that_fails(fields: dict[str, Any] | None) -> None:
-    assert recall(fields, check) == State()
+def test_an_unusable_state_file_counts_as_empty(fields: dict[str, Any] | None) -> None:
+    assert recall(stored(fields), check) == State()
 
 
-def test_a_trial_that_had_begun_has_failed_and_one_that_waits_waits_on() -> None:
+def test_a_restart_fails_a_begun_trial_and_keeps_a_waiting_one() -> None:
     waiting = State(trial=Trial(desired=LESS, version=3, begun=False), mark="m")
-    assert recall(waiting.model_dump(mode="json"), check) == waiting
+    assert recall(stored(waiting.model_dump(mode="json")), check) == waiting
     begun = waiting.to(trial=Trial(desired=LESS, version=3, begun=True))
-    recalled = recall(begun.model_dump(mode="json"), check)
+    recalled = recall(stored(begun.model_dump(mode="json")), check)
     assert (recalled.desired, recalled.mark, recalled.fresh) == ({}, "m", True)
     assert recalled.outcome is not None
     assert (recalled.outcome.state, recalled.outcome.version) == ("rolled_back", 3)
 
 
-def test_what_does_not_fit_the_file_any_more_is_dropped_and_told() -> None:
+def test_settings_that_are_no_longer_valid_are_dropped_and_reported() -> None:
     kept = State(confirmed={"camera": {"hd": {"min_bps": 1_400_000}}}, mark="m").model_dump(mode="json")
-    assert recall(kept, check).mark == "m"
+    assert recall(stored(kept), check).mark == "m"
     lower = Settings(**{**FILE, "camera": {"hd": {"max_bps": 1_000_000}}})
-    dropped = recall(kept, lambda desired: tunable(tuned(lower, desired)))
+    dropped = recall(stored(kept), lambda desired: tunable(tuned(lower, desired)))
     assert (dropped.confirmed, dropped.mark, dropped.fresh) == ({}, None, True)
     assert dropped.outcome is not None
-    assert "do not fit" in dropped.outcome.reasons[0]
-    assert dropped.outcome.reasons[1] == "camera.hd: min_bps is over max_bps"
+    assert "are not valid with this settings file" in dropped.outcome.reasons[0]
+    assert dropped.outcome.reasons[1] == "camera.hd.min_bps: greater than max_bps"
 
 
 def test_reasons_are_bounded() -> None:
-    told = bounded(["x" * 1000] * 100)
-    assert (len(told), len(told[0]), told[-1]) == (17, 200, "and 84 more")
+    reported = bounded(["x" * 1000] * 100)
+    assert (len(reported), len(reported[0]), reported[-1]) == (17, 200, "and 84 more")
 
 
-def test_the_shadow_is_awss_there_and_the_same_on_own_topics_elsewhere() -> None:
+def test_the_shadow_uses_the_topics_of_aws_or_its_own() -> None:
     cert: Any = {"cert_file": "c", "key_file": "k"}
     assert MqttSettings(host="x-ats.iot.eu-central-1.amazonaws.com", **cert).shadow_by == "aws"
     assert MqttSettings(host="broker.example").shadow_by == "own"
@@ -155,7 +162,7 @@ def test_the_shadow_is_awss_there_and_the_same_on_own_topics_elsewhere() -> None
     topics = Topics("cam-1")
     assert topics.shadow(at_aws=True).delta == "$aws/things/cam-1/shadow/name/edge/update/delta"
     assert topics.shadow(at_aws=False).update == "edge/v1/cam-1/shadow/update"
-    # What AWS takes in one SUBSCRIBE, with the command topic.
+    # AWS IoT accepts eight topics in one SUBSCRIBE, including the command topic.
     assert len(topics.shadow(at_aws=True).to_device) + 1 <= 8
     longest = Topics("d" * 64, "/".join(["p" * 28] * 4))
     for at_aws in (True, False):

@@ -1,6 +1,7 @@
-// A sender to compare with: pion's own packetizer and track, one for all viewers.
+// A sender for comparison: pion's own packetizer and one track for all viewers.
 //
-// usage: pion PORT FILE (raw H.264, Annex-B, an access unit delimiter in front of each picture), 30 pictures a second.
+// usage: pion PORT FILE. FILE is raw H.264 (Annex B) with an access unit delimiter before each picture. Sends 30
+// pictures per second.
 package main
 
 import (

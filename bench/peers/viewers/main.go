@@ -1,8 +1,8 @@
-// Cheap viewers for the benchmarks: N receivers of H.264 in one process, which decode nothing.
+// Lightweight viewers for the benchmarks: N receivers of H.264 in one process, without a decoder.
 //
 // usage: viewers -n N -url http://127.0.0.1:PORT/offer | -janus http://127.0.0.1:PORT/janus
-// Prints READY when all get packets; a line on standard input has it print {"frames", "viewers", "silent"} since READY or
-// the line before, as JSON; the end of standard input ends it.
+// Prints READY when all viewers receive packets. For each line on standard input, prints {"frames", "viewers",
+// "silent"} since READY or the previous line, as JSON. Ends at the end of standard input.
 package main
 
 import (
@@ -27,18 +27,18 @@ import (
 
 var (
 	count = flag.Int("n", 1, "viewers")
-	url   = flag.String("url", "", "where an offer is posted as {sdp, type}")
-	janus = flag.String("janus", "", "a Janus with a streaming mountpoint 1")
+	url   = flag.String("url", "", "URL to post an offer to, as {sdp, type}")
+	janus = flag.String("janus", "", "URL of a Janus with streaming mountpoint 1")
 )
 
 type viewer struct{ packets, frames uint64 }
 
 func call(method, to string, body any) map[string]any {
-	var coded bytes.Buffer
+	var encoded bytes.Buffer
 	if body != nil {
-		json.NewEncoder(&coded).Encode(body)
+		json.NewEncoder(&encoded).Encode(body)
 	}
-	request, _ := http.NewRequest(method, to, &coded)
+	request, _ := http.NewRequest(method, to, &encoded)
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		log.Fatal(err)
@@ -164,7 +164,7 @@ func (v *viewer) watchJanus() {
 	}
 	go func() {
 		for {
-			call("GET", session, nil) // or Janus takes it for dead
+			call("GET", session, nil) // without polling, Janus closes the session
 		}
 	}()
 }

@@ -1,4 +1,4 @@
-"""A bundle: unpacked, checked, and whether this machine takes it."""
+"""Unpack a bundle, check it, and check whether this machine can run it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_release.files import Refused, output, run
+from edge_release.files import Refused, output, reason_of, run
 from edge_release.layout import (
     FREE_BYTES,
     INSTALL_PREFIX,
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def unpacked(source: Path, prefix: str = "edge-check-") -> Iterator[Path]:
-    """The bundle as a directory. A tar file is unpacked on the disk, since /tmp may be in memory, and removed again."""
+    """The bundle as a directory. A tar file is unpacked on the disk, because /tmp may be in memory."""
     if source.is_dir():
         yield source.absolute()
         return
-    try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=UNPACK) as directory:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=UNPACK, ignore_cleanup_errors=True) as directory:
+        try:
             unpack(source, Path(directory))
-            tops = list(Path(directory).iterdir())
-            if len(tops) != 1 or not tops[0].is_dir():
-                raise Refused(f"{source} is not a bundle: it does not hold one directory")
-            yield tops[0]
-    except OSError as exc:
-        raise Refused(f"{source} cannot be unpacked: {exc.strerror}") from exc
+        except OSError as exc:
+            raise Refused(f"{source} cannot be unpacked: {reason_of(exc)}") from exc
+        tops = list(Path(directory).iterdir())
+        if len(tops) != 1 or not tops[0].is_dir():
+            raise Refused(f"{source} is not a bundle: it does not hold one directory")
+        yield tops[0]
 
 
 def remove_interrupted() -> None:
-    """What an `install` unpacked that a power cut ended."""
+    """Remove what an interrupted `install` had unpacked."""
     for directory in UNPACK.glob(f"{INSTALL_PREFIX}*"):
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def unpack(source: Path, directory: Path) -> None:
     try:
-        with tarfile.open(source) as archive:
+        with tarfile.open(source, "r:") as archive:
             members: list[tarfile.TarInfo] = []
             for member in archive:
                 name = Path(member.name)
                 if not (member.isfile() or member.isdir()) or name.is_absolute() or ".." in name.parts:
-                    raise Refused(f"the bundle holds something that does not belong there: {member.name}")
+                    raise Refused(f"the bundle is not safe to unpack ({member.name}): get it again from its maker")
                 members.append(member)
                 if len(members) > MAX_MEMBERS or sum(one.size for one in members) > MAX_UNPACKED_BYTES:
                     raise Refused("the bundle is larger than any release: get it again from its maker")
@@ -68,14 +68,17 @@ def unpack(source: Path, directory: Path) -> None:
 
 
 def check(bundle: Path, public_key: Path | None, *, packages: bool = True) -> dict[str, Any]:
-    """Return the bundle's description. `packages`: those that apt brings are there, too.
+    """Return the bundle's description. `packages`: also check that the packages from apt are installed.
 
     Raises: Refused: with one sentence that says what to do.
     """
     check_signature(bundle, public_key)
     check_sums(bundle)
-    description: dict[str, Any] = json.loads((bundle / "release.json").read_text())
-    check_machine(description)
+    try:
+        description: dict[str, Any] = json.loads((bundle / "release.json").read_text())
+        check_machine(description)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise Refused(f"{bundle} is not a bundle: release.json: {exc!r}") from exc
     missing = [package for module, package in PACKAGES.items() if packages and not has(module)]
     if missing:
         raise Refused(f"packages are missing: apt-get install {' '.join(missing)}")
@@ -88,7 +91,7 @@ def check_signature(bundle: Path, public_key: Path | None) -> None:
     signature = bundle / "SHA256SUMS.sig"
     if not signature.is_file():
         raise Refused(
-            f"the bundle is not signed, and {public_key} asks for a signature: make it with ./dev bundle --key"
+            f"the bundle is not signed, and {public_key} requires a signature: make it with ./dev bundle --key"
         )
     arguments = ["-pubin", "-inkey", public_key, "-rawin", "-in", bundle / "SHA256SUMS", "-sigfile", signature]
     if run("openssl", "pkeyutl", "-verify", *map(str, arguments)).returncode:
@@ -100,8 +103,10 @@ def check_sums(bundle: Path) -> None:
         lines = (bundle / "SHA256SUMS").read_text().splitlines()
     except OSError as exc:
         raise Refused(f"{bundle} is not a bundle: SHA256SUMS: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise Refused(f"{bundle} is not a bundle: SHA256SUMS is not text") from exc
     wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    present = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
+    present = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_symlink() or not path.is_dir()}
     if strange := sorted(present - set(wanted) - {"SHA256SUMS", "SHA256SUMS.sig"}):
         raise Refused(f"the bundle has a file that its checksums do not name: {strange[0]}")
     for name, digest in wanted.items():

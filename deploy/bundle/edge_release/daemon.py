@@ -1,4 +1,4 @@
-"""What the running daemon says of itself over its local API."""
+"""Read the running daemon's state from its local API."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from edge_release.layout import SETTINGS
 
 
 def probe(*, frame: bool = False) -> dict[str, bool]:
-    """Whether it is ready, gives a picture, and has its broker. A stopped stream gives none, and is as it should be.
+    """Whether the daemon is ready, delivers a picture, and has its broker. A stopped stream needs no picture.
 
-    `frame`: one was seen already; the camera is not opened for another.
+    `frame`: a picture was seen before; the camera is not opened again.
     """
     ready, fields = fetch_json("/readyz")
     stopped = fields.get("stream") == "stopped"
     frame = frame or (ready and (stopped or one_frame()))
-    return {"ready": ready, "frame": frame, "broker": fields.get("broker") == "connected"}
+    # Release 0.1.0 calls itself ready without a camera. The update of such a device must not need more than before.
+    return {"ready": ready and frame, "frame": frame, "broker": fields.get("broker") == "connected"}
 
 
 def one_frame() -> bool:
-    """A picture of the camera, and a coded one from the encoder."""
+    """Whether the camera delivers a picture, and the encoder an access unit."""
     status, body = fetch("/api/v1/snapshot.jpg?width=320", 15)
     if status != 200 or not body.startswith(b"\xff\xd8"):
         return False

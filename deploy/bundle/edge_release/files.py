@@ -1,4 +1,4 @@
-"""Files and links that are whole after a power cut, and programs that are run."""
+"""Write files and links that are complete after a power cut; run programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edge_release.layout import USER
+from edge_release.layout import UNPACK, USER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 class Refused(Exception):
     """The request cannot be carried out; nothing was changed."""
+
+
+def reason_of(error: OSError | subprocess.SubprocessError) -> str:
+    """What failed, where, and why, in one line."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{error.cmd[0]}: {(error.stderr or '').strip()[-600:] or f'exit status {error.returncode}'}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def log(message: str) -> None:
@@ -28,17 +37,21 @@ def write_json(path: Path, fields: dict[str, Any]) -> None:
 
 
 def replace_file(path: Path, content: bytes, mode: int, *, group: bool = False) -> None:
-    """Whole and on disk, or not at all. `group`: the daemon may read it."""
+    """Write the whole file to disk, or leave the old one. `group`: the daemon's group may read it."""
     fresh = path.with_name(f".{path.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123  a descriptor, so that it is never readable for others
-        file.write(content)
-        os.fchmod(descriptor, mode)
-        if group:
-            shutil.chown(fresh, "root", USER)
-        file.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123  a descriptor, so that it is never readable for others
+            file.write(content)
+            os.fchmod(descriptor, mode)
+            if group:
+                shutil.chown(fresh, "root", USER)
+            file.flush()
+            os.fsync(descriptor)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)  # on a full disk, half a file would take the last space
+        raise OSError(error.errno, error.strerror, str(path)) from error
     sync_directory(path.parent)
 
 
@@ -60,11 +73,19 @@ def sync_directory(path: Path) -> None:
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd="/", stdin=subprocess.DEVNULL, timeout=1200
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        timeout=1200,
+        # pip unpacks wheels in its temporary directory, and /tmp may be small. /etc/pip.conf is not for us.
+        env={**os.environ, "TMPDIR": str(UNPACK), "PIP_CONFIG_FILE": "/dev/null"},
     )
 
 
-def needed(*command: str) -> None:
+def run_or_raise(*command: str) -> None:
     run(*command).check_returncode()
 
 

@@ -1,4 +1,4 @@
-"""Releases side by side: install one, list them, remove old ones, remove all."""
+"""Install, list and remove releases; several lie side by side."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from edge_release.bundle import check, python_version
-from edge_release.files import Refused, log, needed, replace_file, run
+from edge_release.files import Refused, log, reason_of, replace_file, run, run_or_raise
 from edge_release.layout import (
     COMMAND,
     CURRENT,
     DROP_INS,
     ETC,
+    FIREWALL_SERVICE,
     HOST_OPTIONS,
     KEPT_RELEASES,
     OPT,
@@ -39,7 +40,7 @@ def install(bundle: Path, public_key: Path | None) -> dict[str, Any]:
     description = check(bundle, public_key)
     release = description["release"]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", release):
-        raise Refused("the bundle's name of the release is not one")
+        raise Refused(f"the bundle's release name is not valid: {release}")
     target = RELEASES / release
     own = bundle / "edge-release"
     if not (TOOL.exists() and filecmp.cmp(own, TOOL, shallow=False)):
@@ -59,22 +60,21 @@ def install(bundle: Path, public_key: Path | None) -> dict[str, Any]:
         replace_file(target / "release.json", (bundle / "release.json").read_bytes(), 0o644)
     except (OSError, subprocess.SubprocessError) as exc:
         shutil.rmtree(target, ignore_errors=True)
-        said = (exc.stderr or "").strip()[-600:] if isinstance(exc, subprocess.CalledProcessError) else exc
-        raise Refused(f"{release} could not be installed: {said}") from exc
+        raise Refused(f"{release} could not be installed: {reason_of(exc)}") from exc
     return {"changed": True, "release": release}
 
 
 def make_release(bundle: Path, target: Path) -> None:
-    needed("/usr/bin/python3", "-m", "venv", "--without-pip", "--system-site-packages", str(target))
+    run_or_raise("/usr/bin/python3", "-m", "venv", "--without-pip", "--system-site-packages", str(target))
     pip = next(bundle.glob("pip-*.whl")) / "pip"
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--no-index", "--no-deps"]
     options += ["--require-hashes", "--no-warn-script-location", "--root-user-action=ignore"]
-    wheels, requirements = str(bundle / "wheels"), str(bundle / f"requirements-{python_version()}.txt")
-    needed(str(target / "bin/python"), "-I", str(pip), "install", *options, "--find-links", wheels, "-r", requirements)
+    options += ["--find-links", str(bundle / "wheels"), "-r", str(bundle / f"requirements-{python_version()}.txt")]
+    run_or_raise(str(target / "bin/python"), "-I", str(pip), "install", *options)
     for part in ("systemd", "host", "docs"):
         shutil.copytree(bundle / part, target / "share/edge-streamer" / part)
-    # Loads everything once: a release that does not fit this system is refused here, and the switch finds it in memory.
-    needed(str(target / "bin/python"), "-I", "-c", "import edge.daemon, awscrt.mqtt5")
+    # Loads everything once: rejects a release that cannot run on this system, and warms the cache for the switch.
+    run_or_raise(str(target / "bin/python"), "-I", "-c", "import edge.daemon, awscrt.mqtt5")
 
 
 def installed() -> list[str]:
@@ -84,7 +84,7 @@ def installed() -> list[str]:
 
 
 def link(path: Path) -> str | None:
-    """The release that it names."""
+    """The release that the link names, or None."""
     return path.readlink().name if path.is_symlink() and (path / "release.json").exists() else None
 
 
@@ -93,11 +93,13 @@ def prune() -> None:
     kept = {name for name in (link(CURRENT), link(PREVIOUS)) if name}
     for release in installed():
         if len(kept) >= KEPT_RELEASES and release not in kept:
-            shutil.rmtree(RELEASES / release)
+            shutil.rmtree(RELEASES / release, ignore_errors=True)
 
 
 def uninstall(*, purge: bool) -> dict[str, Any]:
     run("systemctl", "disable", "--now", "--quiet", SERVICE, SWITCH_SERVICE)
+    if (UNITS / FIREWALL_SERVICE).exists():
+        run("systemctl", "disable", "--now", "--quiet", FIREWALL_SERVICE)
     removed = [UNITS / SERVICE, UNITS / SWITCH_SERVICE, OPT, COMMAND, *HOST_OPTIONS]
     removed += sorted(DROP_INS.glob("[0-9][0-9][0-9]-*.conf"))
     mine = [ETC, STATE, SYSUSERS]
@@ -112,6 +114,6 @@ def uninstall(*, purge: bool) -> dict[str, Any]:
         run("userdel", USER)
     run("systemctl", "daemon-reload")
     kept = [str(path) for path in mine if path.exists()]
-    log("removed: " + " ".join(map(str, removed)))
+    log("removed: " + (" ".join(map(str, removed)) or "nothing"))
     log("kept: " + (" ".join(kept) + " and the user edge-streamer; --purge removes them, too" if kept else "nothing"))
     return {"changed": bool(removed), "removed": [str(path) for path in removed], "kept": kept}

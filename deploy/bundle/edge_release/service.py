@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import shutil
 
-from edge_release.files import needed, output, replace_file, run
+from edge_release.files import output, replace_file, run, run_or_raise
 from edge_release.layout import (
     CREDENTIALS,
     CURRENT,
     DROP_INS,
     ETC,
+    LOADED_FILES,
+    PUBLIC_KEY,
     RELEASES,
     SERVICE,
     SETTINGS,
@@ -22,12 +25,12 @@ from edge_release.releases import installed, link
 
 
 def prepare_directories() -> None:
-    """The user, and the directories that the unit expects."""
+    """Create the user and the directories that the unit expects."""
     systemd = RELEASES / (link(CURRENT) or installed()[-1]) / "share/edge-streamer/systemd"
     if not SYSUSERS.exists() or not filecmp.cmp(systemd / "sysusers.conf", SYSUSERS, shallow=False):
         SYSUSERS.parent.mkdir(parents=True, exist_ok=True)
         replace_file(SYSUSERS, (systemd / "sysusers.conf").read_bytes(), 0o644)
-    needed("systemd-sysusers", str(SYSUSERS))
+    run_or_raise("systemd-sysusers", str(SYSUSERS))
     ETC.mkdir(mode=0o755, exist_ok=True)
     CREDENTIALS.mkdir(mode=0o700, exist_ok=True)
     if SETTINGS.exists():
@@ -36,9 +39,9 @@ def prepare_directories() -> None:
 
 
 def install_units(release: str, *, look: bool = False) -> bool:
-    """Put the release's units in place; whether anything was different. `look`: change nothing.
+    """Put the release's units in place; return whether any differed. `look`: change nothing.
 
-    A drop-in is named by the first version of systemd that knows its settings.
+    A drop-in's name begins with the first version of systemd that has its settings.
     """
     source = RELEASES / release / "share/edge-streamer/systemd"
     version = int(output("systemctl", "--version").split()[1])
@@ -56,6 +59,28 @@ def install_units(release: str, *, look: bool = False) -> bool:
             path.unlink()
         run("systemctl", "daemon-reload")
     return bool(different or stale)
+
+
+def files_digest() -> str:
+    """Digest of what the daemon reads when it starts, apart from its settings: certificates, keys and passwords."""
+    digest = hashlib.sha256()
+    for path in sorted(ETC.rglob("*")):
+        if path.is_file() and path != PUBLIC_KEY and not path.name.startswith(".") and ".toml" not in path.name:
+            digest.update(f"{path}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def files_changed() -> bool:
+    """Whether those files differ from the ones that a switch last started the service with."""
+    return not LOADED_FILES.exists() or LOADED_FILES.read_text() != files_digest()
+
+
+def record_loaded_files() -> None:
+    """Called before a restart. Without a record, as on a full disk, the next `apply` restarts the service."""
+    try:
+        replace_file(LOADED_FILES, files_digest().encode(), 0o600)
+    except OSError:
+        LOADED_FILES.unlink(missing_ok=True)
 
 
 def service_state() -> dict[str, str]:

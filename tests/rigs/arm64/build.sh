@@ -1,10 +1,10 @@
 #!/bin/bash
-# build.sh DIR SUITE: an arm64 Debian root with the packages that an installation fetches by apt, run by emulation. Needs root,
-# debootstrap and qemu-user-static; three minutes.
+# build.sh DIR SUITE: build an arm64 Debian root with the packages that an installation gets from apt. Runs under
+# emulation for about three minutes. Needs root, debootstrap and qemu-user-static.
 set -eu
 root=${1:?usage: build.sh DIR SUITE}
 suite=${2:?usage: build.sh DIR SUITE}
-# The kernel runs arm64 programs by qemu from here on. F: it opens qemu now, so that a root need not have it.
+# Let the kernel run arm64 programs with qemu. F: the kernel opens qemu now, so it is not needed inside the root.
 binfmt=/proc/sys/fs/binfmt_misc
 [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt
 if ! grep -qs 'flags:.*F' $binfmt/qemu-aarch64; then
@@ -13,9 +13,9 @@ if ! grep -qs 'flags:.*F' $binfmt/qemu-aarch64; then
   mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
   printf '%s' ":qemu-aarch64:M::$magic:$mask:/usr/bin/qemu-aarch64-static:F" >$binfmt/register
 fi
-# shellcheck disable=SC2016  # apt's own variable
+# shellcheck disable=SC2016  # a variable of apt
 mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 '/debian/*$')}
-export QEMU_CPU=cortex-a72 # the default emulates pointer authentication, and is six times slower
+export QEMU_CPU=cortex-a72 # the default CPU emulates pointer authentication and is six times slower
 packages=python3,python3-numpy,python3-systemd,openssl,ca-certificates
 debootstrap --arch arm64 --variant=minbase --include="$packages" "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
   { tail -20 "$root.log"; exit 1; }
