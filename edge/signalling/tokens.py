@@ -63,8 +63,9 @@ class TokenKeys:
         self._path = path
         self._kids: dict[str, object] = {}
         self._logged: str | None = None
-        # By digest of the whole token: the memory contains no token, and a forged signature finds nothing.
-        self._verified: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        # By digest of the whole token: the memory contains no token, and a forged signature finds nothing. The claims
+        # are kept as JSON, because the objects of a large document take twenty times its size.
+        self._verified: OrderedDict[bytes, bytes] = OrderedDict()
         self._signatures = jwt.PyJWS(algorithms=list(_ALGORITHMS.values()))
         try:
             self._seen: tuple[int, ...] | None = self._fingerprint()
@@ -90,15 +91,19 @@ class TokenKeys:
         """
         self._refresh()
         digest = _digest(token)
-        claims = self._verified.get(digest)
-        if claims is None:
-            claims = self._verified[digest] = self._verify(token)
-            if len(self._verified) > _VERIFIED:
-                self._verified.popitem(last=False)
-        self._verified.move_to_end(digest)
+        payload = self._verified.get(digest)
+        if payload is not None:
+            self._verified.move_to_end(digest)
+            return _claims(payload)
+        payload = self._verify(token)
+        claims = _claims(payload)
+        self._verified[digest] = payload
+        if len(self._verified) > _VERIFIED:
+            self._verified.popitem(last=False)
         return claims
 
-    def _verify(self, token: str) -> dict[str, Any]:
+    def _verify(self, token: str) -> bytes:
+        """Returns: the payload."""
         try:
             kid = self._kid(token)
             if kid is None:
@@ -106,12 +111,10 @@ class TokenKeys:
             key = self._keys.get(kid) if isinstance(kid, str) else None
             if key is None:
                 raise Rejected(Code.UNAUTHORIZED, "this device has no key with the token's kid")
-            claims = json.loads(self._signatures.decode(token, key.public, algorithms=[key.algorithm]))
+            payload: bytes = self._signatures.decode(token, key.public, algorithms=[key.algorithm])
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Rejected(Code.UNAUTHORIZED, "the token's signature does not match the backend's key") from None
-        if not isinstance(claims, dict):
-            raise Rejected(Code.UNAUTHORIZED, "the token has no claims")
-        return claims
+        return payload
 
     def _kid(self, token: str) -> object:
         """Read the key's name from the header. All tokens of a backend have the same header, so it is parsed once."""
@@ -168,6 +171,16 @@ class TokenKeys:
         if listed and not keys:
             raise ValueError("it contains no Ed25519 or P-256 key with a kid")
         return keys
+
+
+def _claims(payload: bytes) -> dict[str, Any]:
+    try:
+        claims = json.loads(payload)
+    except (ValueError, RecursionError):
+        claims = None
+    if not isinstance(claims, dict):
+        raise Rejected(Code.UNAUTHORIZED, "the token has no claims")
+    return claims
 
 
 def _digest(token: str) -> bytes:
